@@ -1,0 +1,1 @@
+"""Data: models, devices and the tiny model that ships with glm-plan."""

@@ -1,0 +1,1 @@
+"""Runs: reads the scheduler's documents and moves hidden states."""

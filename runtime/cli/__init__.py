@@ -1,0 +1,1 @@
+"""The glm-plan command: one small file per subcommand."""

@@ -1,0 +1,1 @@
+"""Decides: pure planning, without MNN, NumPy or I/O beyond probe and profiles."""

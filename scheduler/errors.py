@@ -1,0 +1,31 @@
+"""The few ways glm-plan refuses: every message is one sentence that says what, where, and what to do."""
+
+from __future__ import annotations
+
+
+class GlmPlanError(Exception):
+    """Base of every error a user can cause or must be told about; the message is shown as it is."""
+
+    exit_code = 2
+
+
+class UserInputError(GlmPlanError):
+    """A flag, argument, profile or configuration value that cannot be used."""
+
+
+class CheckpointError(GlmPlanError):
+    """A model checkpoint that is missing, damaged, hostile or of an unknown architecture."""
+
+
+class BundleError(GlmPlanError):
+    """An exported bundle that is missing, incomplete, tampered with or lacks what a plan needs."""
+
+
+class PlanError(GlmPlanError):
+    """A placement that cannot be made; the message states the bytes needed and available."""
+
+
+class EngineError(GlmPlanError):
+    """A device, backend or worker process that failed while loading or running a model."""
+
+    exit_code = 1
