@@ -1,0 +1,46 @@
+"""Devices and hosts as the planner sees them: memory, bandwidth and what was found out about each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One graphics device; None means that nothing reliable was found, never zero.
+
+    Sizes in bytes; `bandwidth_gbps` is the peak in 10^9 bytes per second (bus width x memory clock x 2 / 8).
+    """
+
+    name: str  # gpu0, gpu1, ...
+    model_name: str
+    total_bytes: int | None
+    free_bytes: int | None
+    used_bytes: int | None = None
+    driver: str | None = None
+    compute_capability: str | None = None
+    bus_width_bits: int | None = None
+    memory_clock_mhz: int | None = None
+    bandwidth_gbps: float | None = None
+    display_attached: bool | None = None
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor and the RAM that this process may really use (affinity and cgroup limits applied)."""
+
+    model_name: str
+    physical_cores: int
+    usable_cores: int  # physical cores among the CPUs of the affinity mask, capped by the cgroup quota
+    total_bytes: int  # RAM, or the cgroup limit where that is lower
+    available_bytes: int
+    instruction_sets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Host:
+    """Devices that share one RAM, with plain sentences about what could not be found out."""
+
+    cpu: Cpu
+    gpus: tuple[Gpu, ...] = ()
+    notes: tuple[str, ...] = ()
