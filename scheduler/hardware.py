@@ -1,4 +1,4 @@
-"""Devices and hosts as the planner sees them: memory, bandwidth and what was found out about each."""
+"""Devices and hosts as the planner sees them: memory, bandwidth, and what was found out."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class GpuProcess:
+    """A process that holds memory of a GPU; the driver may hide how much (Windows, containers)."""
+
+    pid: int
+    used_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Gpu:
     """One graphics device; None means that nothing reliable was found, never zero.
 
-    Sizes in bytes; `bandwidth_gbps` is the peak in 10^9 bytes per second (bus width x memory clock x 2 / 8).
+    Memory in bytes, measured when probed. `bandwidth_gbps` is the peak in 10^9 bytes per second,
+    estimated as bus width / 8 x memory clock x 2 (two transfers per clock). `uuid` is what
+    CUDA_VISIBLE_DEVICES takes to name this very device, whatever order CUDA itself counts in.
     """
 
     name: str  # gpu0, gpu1, ...
@@ -23,18 +33,24 @@ class Gpu:
     memory_clock_mhz: int | None = None
     bandwidth_gbps: float | None = None
     display_attached: bool | None = None
+    uuid: str | None = None
+    processes: tuple[GpuProcess, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """The processor and the RAM that this process may really use (affinity and cgroup limits applied)."""
+    """The processor and the RAM that this process may use: affinity and cgroup limits applied."""
 
     model_name: str
     physical_cores: int
-    usable_cores: int  # physical cores among the CPUs of the affinity mask, capped by the cgroup quota
+    usable_cores: (
+        int  # physical cores among the CPUs of the affinity mask, capped by the cgroup quota
+    )
     total_bytes: int  # RAM, or the cgroup limit where that is lower
     available_bytes: int
     instruction_sets: tuple[str, ...] = ()
+    logical_cpus: int = 0  # hardware threads in the affinity mask; 0: not probed
+    cpu_quota: float | None = None  # CPUs' worth of time that the cgroup grants; None: unlimited
 
 
 @dataclass(frozen=True)
