@@ -1,0 +1,36 @@
+# Needs Python 3.10+, pip and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo  ## plan ChatGLM-6B, export the tiny model, split it, answer three questions
+	$(BIN)/glm-plan demo
+
+test: $(VENV)/.test lint  ## lint, types, and every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable '.[export]'
+	touch $@
+
+# PyTorch is large: tests that compare with it run where it is installed already, and in CI.
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable '.[dev]'
+ifdef CI
+	$(PIP_INSTALL) torch
+endif
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist
