@@ -15,6 +15,18 @@ StoredPrecision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 WEIGHT_BLOCKS = (128, 64, 32)
 """Block sizes tried for int4, coarsest first: weights along the inner width that share a scale."""
 
+LARGEST: Mapping[str, int] = {
+    "hidden_size": 1 << 17,
+    "ffn_size": 1 << 20,
+    "blocks": 1024,
+    "heads": 1024,
+    "kv_heads": 1024,
+    "head_dim": 1 << 13,
+    "vocab_size": 1 << 24,
+    "max_context": 1 << 30,
+}
+"""Sizes beyond which a file is taken to be wrong: several times those of any published decoder."""
+
 _BITS_PER_WEIGHT: Mapping[StoredPrecision, int] = {
     "fp32": 32,
     "fp16": 16,
