@@ -1,4 +1,4 @@
-"""The few ways glm-plan refuses: every message is one sentence that says what, where, and what to do."""
+"""The few ways glm-plan refuses, each with a sentence that says what, where, and what to do."""
 
 from __future__ import annotations
 

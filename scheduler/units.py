@@ -33,17 +33,18 @@ _LARGEST_BYTES = 1 << 60
 
 
 def parse_size(text: str, what: str = "size") -> int:
-    """Read an amount of memory such as ``11``, ``11GiB``, ``11000MiB`` or ``11.5`` (GiB when no unit is given).
+    """Read an amount of memory: ``11``, ``11GiB``, ``11000MiB`` or ``11.5`` (GiB without a unit).
 
-    Returns whole bytes, rounded down, exactly (no binary floating point in between).
-    Raises UserInputError, naming ``what``, for anything else: negative, NaN, infinite, unknown unit, over 1 EiB.
+    Returns whole bytes, rounded down, exactly (no binary floating point in between). Raises
+    UserInputError, naming ``what``, for anything else: negative, NaN, infinite, unknown unit, over
+    1 EiB.
     """
     match = _SIZE.fullmatch(text.strip())
     unit = match.group(2).lower() if match else None
     if match is None or unit not in _UNIT_BYTES:
         raise UserInputError(
-            f"{what} is {text!r}; expected a non-negative amount such as 11, 11GiB, 11000MiB or 11.5"
-            " (GiB when no unit is given)."
+            f"{what} is {text!r}; expected a non-negative amount such as 11, 11GiB, 11000MiB"
+            " or 11.5 (GiB when no unit is given)."
         )
     size_bytes = math.floor(Fraction(match.group(1)) * _UNIT_BYTES[unit])
     if size_bytes > _LARGEST_BYTES:
@@ -52,7 +53,7 @@ def parse_size(text: str, what: str = "size") -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """Print bytes the way people compare them: ``11.00 GiB``, ``385.0 MiB``, ``16.0 KiB`` or ``12 B``."""
+    """Print bytes as people compare them: ``11.00 GiB``, ``385.0 MiB``, ``16.0 KiB``, ``12 B``."""
     magnitude = abs(size_bytes)
     if magnitude >= GIB:
         return f"{size_bytes / GIB:.2f} GiB"

@@ -9,7 +9,8 @@ import click
 
 from scheduler.errors import GlmPlanError
 
-# name -> (module with a click command called `command`, one-line help). Kept as data so that `--help` imports nothing.
+# name -> (module that holds a click command called `command`, one-line help). Data, so that --help
+# imports none of them.
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("runtime.cli.plan", "Decide which blocks live on the GPU and which on the CPU."),
     "run": ("runtime.cli.run", "Answer one prompt, streamed."),
@@ -48,7 +49,10 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a device or worker failed, 2 bad input, 130 interrupted."""
+    """Run the command line and exit.
+
+    Codes: 0 done, 1 a device or worker failed, 2 bad input, 130 interrupted.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words = ["plan", *words]

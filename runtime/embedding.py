@@ -1,0 +1,33 @@
+"""Word embeddings in a bfloat16 file on disk; only the rows that a prompt needs are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.errors import BundleError
+
+
+class EmbeddingFile:
+    """A memory map over rows of bfloat16 [vocab_size, hidden_size], little endian.
+
+    Raises BundleError when the file's size is not exactly vocab_size x hidden_size x 2 bytes.
+    """
+
+    def __init__(self, path: Path, vocab_size: int, hidden_size: int) -> None:
+        expected_bytes = vocab_size * hidden_size * 2
+        actual_bytes = path.stat().st_size if path.is_file() else 0
+        if actual_bytes != expected_bytes:
+            raise BundleError(
+                f"{path} has {actual_bytes} bytes; expected {expected_bytes} for {vocab_size} rows"
+                f" of {hidden_size} bfloat16 values. Export the bundle again."
+            )
+        self._rows = np.memmap(path, dtype="<u2", mode="r", shape=(vocab_size, hidden_size))
+
+    def lookup(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Hidden states [tokens, hidden_size] in fp32 of these token ids."""
+        rows = self._rows[np.asarray(token_ids, dtype=np.int64)]
+        return (rows.astype(np.uint32) << 16).view(np.float32)

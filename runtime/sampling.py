@@ -1,0 +1,63 @@
+"""Choose the next token from logits: greedy, or sampled after temperature, top-k and top-p."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.errors import UserInputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; temperature 0 is greedy.
+
+    Filters run in llama.cpp's order: top-k, top-p, temperature. Raises UserInputError for
+    values outside their range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature <= 100.0:
+            raise UserInputError(f"temperature is {self.temperature}; expected 0 (greedy) to 100.")
+        if self.top_k < 0:
+            raise UserInputError(f"top-k is {self.top_k}; expected 0 (off) or more.")
+        if not 0.0 < self.top_p <= 1.0:
+            raise UserInputError(
+                f"top-p is {self.top_p}; expected more than 0 and at most 1 (off)."
+            )
+        if not 0 <= self.seed < 1 << 64:
+            raise UserInputError(f"seed is {self.seed}; expected 0 to 2**64 - 1.")
+
+
+def uniform(seed: int, step: int) -> float:
+    """The random number in [0, 1) of token `step`: a function of both, so a replay repeats it."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=step)).random())
+
+
+def choose(logits: npt.NDArray[np.float32], sampling: Sampling, step: int) -> int:
+    """The next token id from logits [vocab_size]; `step` counts this request's tokens."""
+    if sampling.temperature == 0.0:
+        return int(np.argmax(logits))
+    keep = len(logits) if sampling.top_k == 0 else min(sampling.top_k, len(logits))
+    candidates = (
+        np.argpartition(-logits, keep - 1)[:keep] if keep < len(logits) else np.arange(keep)
+    )
+    candidates = candidates[np.lexsort((candidates, -logits[candidates]))]
+    if sampling.top_p < 1.0:
+        mass = np.cumsum(_softmax(logits[candidates]))
+        candidates = candidates[: int(np.searchsorted(mass, sampling.top_p)) + 1]
+    mass = np.cumsum(_softmax(logits[candidates] / sampling.temperature))
+    drawn = int(np.searchsorted(mass, uniform(sampling.seed, step) * mass[-1], side="right"))
+    return int(candidates[min(drawn, len(candidates) - 1)])
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    weights = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return np.asarray(weights / weights.sum())

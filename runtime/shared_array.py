@@ -1,0 +1,49 @@
+"""Shared memory that carries hidden states and logits between processes."""
+
+from __future__ import annotations
+
+import math
+from multiprocessing.shared_memory import SharedMemory
+
+import numpy as np
+import numpy.typing as npt
+
+
+class SharedArray:
+    """A block of fp32 numbers that several processes see; whoever creates it also removes it."""
+
+    def __init__(self, memory: SharedMemory, *, owner: bool) -> None:
+        self._memory = memory
+        self._owner = owner
+        self._numbers: npt.NDArray[np.float32] = np.ndarray(
+            memory.size // 4, np.float32, memory.buf
+        )
+
+    @classmethod
+    def create(cls, numbers: int) -> SharedArray:
+        """Room for this many fp32 numbers, under a name of the system's choice."""
+        return cls(SharedMemory(create=True, size=4 * numbers), owner=True)
+
+    @classmethod
+    def attach(cls, name: str) -> SharedArray:
+        """The array that another process created."""
+        return cls(SharedMemory(name=name), owner=False)
+
+    @property
+    def name(self) -> str:
+        """What `attach` needs."""
+        return self._memory.name
+
+    def view(self, *shape: int) -> npt.NDArray[np.float32]:
+        """The first numbers of the array in this shape, writable for everyone who sees them."""
+        return self._numbers[: math.prod(shape)].reshape(shape)
+
+    def close(self) -> None:
+        """Let go of the memory; the owner removes it.
+
+        Views made before must not be used afterwards.
+        """
+        del self._numbers
+        self._memory.close()
+        if self._owner:
+            self._memory.unlink()

@@ -1,0 +1,78 @@
+"""What a forward needs beside hidden states: mask, positions and rotary tables (ChatGLM's)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MASKED = np.float32(-10000.0)  # the published model's value; exp() of it is exactly 0 in fp32
+ROTARY_BASE = 10000.0
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence in the batch.
+
+    `cached`: tokens whose keys and values are in the cache. `context_end`: index of `<sop>`;
+    everything below it is seen by everyone. `mask_position`: index of `[gMASK]` (or `[MASK]`), the
+    position that generated tokens repeat.
+    """
+
+    cached: int
+    context_end: int
+    mask_position: int
+
+
+def attention_mask(rows: list[Row], new_tokens: int, capacity: int) -> FloatArray:
+    """Additive mask [rows, 1, new_tokens, capacity + new_tokens]: 0 if visible, else MASKED.
+
+    The last axis lists the cache's slots first, then the new tokens. A token sees every token of
+    the context and every token up to itself (bidirectional below `context_end`, causal from there
+    on).
+    """
+    mask = np.full((len(rows), 1, new_tokens, capacity + new_tokens), MASKED, np.float32)
+    for row, sequence in enumerate(rows):
+        mask[row, 0, :, : sequence.cached] = 0.0
+        index = np.arange(sequence.cached, sequence.cached + new_tokens)
+        visible = (index[None, :] < sequence.context_end) | (index[None, :] <= index[:, None])
+        mask[row, 0, :, capacity:][visible] = 0.0
+    return mask
+
+
+def positions(rows: list[Row], new_tokens: int) -> npt.NDArray[np.int64]:
+    """Two-dimensional positions [rows, 2, new_tokens]: in the text, then in the generated block.
+
+    Below `context_end`: (index, 0). From there on: (index of the mask token, 1, 2, 3, ...).
+    """
+    result = np.empty((len(rows), 2, new_tokens), np.int64)
+    for row, sequence in enumerate(rows):
+        index = np.arange(sequence.cached, sequence.cached + new_tokens)
+        generated = index >= sequence.context_end
+        result[row, 0] = np.where(generated, sequence.mask_position, index)
+        result[row, 1] = np.where(generated, index - sequence.context_end + 1, 0)
+    return result
+
+
+class RotaryTable:
+    """Cosines and sines for every position, computed once in double precision and kept as fp32.
+
+    `head_dim` counts both halves of a ChatGLM head; each half is rotated over head_dim / 2
+    dimensions, so the table has head_dim / 4 frequencies.
+    """
+
+    def __init__(self, head_dim: int, max_positions: int) -> None:
+        rotary_dim = head_dim // 2
+        inverse_frequency = ROTARY_BASE ** (
+            -np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim
+        )
+        angle = np.arange(max_positions, dtype=np.float64)[:, None] * inverse_frequency
+        self._cos = np.cos(angle).astype(np.float32)
+        self._sin = np.sin(angle).astype(np.float32)
+
+    def at(self, position: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+        """Cosine and sine for positions [rows, 2, tokens], each [rows, 2, tokens, head_dim / 4]."""
+        return self._cos[position], self._sin[position]

@@ -1,0 +1,56 @@
+"""Masks, positions and rotary tables against definitions written out by hand."""
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.step_inputs import MASKED, RotaryTable, Row, attention_mask, positions
+
+
+def visible(query: int, key: int, context_end: int) -> bool:
+    """ChatGLM's rule: everyone sees the context, generated tokens see what came before them."""
+    return key < context_end or key <= query
+
+
+@given(
+    cached=st.integers(0, 70),
+    new_tokens=st.integers(1, 12),
+    context_end=st.integers(1, 40),
+    spare=st.integers(0, 5),
+)
+def test_mask_follows_the_prefix_rule(
+    cached: int, new_tokens: int, context_end: int, spare: int
+) -> None:
+    # Keys of the context are all in the cache or all new: a prompt is never cut in two.
+    if cached < context_end < cached + new_tokens and cached > 0:
+        context_end = cached
+    capacity = cached + spare
+    mask = attention_mask([Row(cached, context_end, 0)], new_tokens, capacity)
+    assert mask.shape == (1, 1, new_tokens, capacity + new_tokens)
+    for query in range(new_tokens):
+        for slot in range(capacity + new_tokens):
+            if slot < capacity:
+                seen = slot < cached
+            else:
+                seen = visible(cached + query, cached + slot - capacity, context_end)
+            assert mask[0, 0, query, slot] == (0.0 if seen else MASKED)
+
+
+def test_positions_of_a_prompt_and_of_the_tokens_after_it() -> None:
+    # ids: a b c [gMASK] <sop>, so <sop> has index 4 and [gMASK] index 3.
+    prompt = positions([Row(0, 4, 3)], 5)
+    assert prompt.tolist() == [[[0, 1, 2, 3, 3], [0, 0, 0, 0, 1]]]
+    later = positions([Row(5, 4, 3), Row(9, 4, 3)], 1)
+    assert later.tolist() == [[[3], [2]], [[3], [6]]]
+
+
+def test_rotary_table_holds_cosines_of_position_times_frequency() -> None:
+    table = RotaryTable(head_dim=32, max_positions=300)
+    cos, sin = table.at(np.array([[[0, 7, 299], [0, 1, 2]]]))
+    assert cos.shape == sin.shape == (1, 2, 3, 8)
+    for pair in range(8):
+        frequency = 10000.0 ** (-2 * pair / 16)
+        assert math.isclose(cos[0, 0, 2, pair], math.cos(299 * frequency), abs_tol=1e-6)
+        assert math.isclose(sin[0, 1, 1, pair], math.sin(1 * frequency), abs_tol=1e-6)
