@@ -1,4 +1,4 @@
-"""Find out what this machine has now: GPUs through NVML, CPU and RAM as this process may use them."""
+"""Find out what this machine has now: GPUs through NVML, and the CPU and RAM left to us."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def probe_cpu(root: Path, platform: str) -> tuple[Cpu, tuple[str, ...]]:
 
     On Linux, files are read below `root`; elsewhere the system's own calls are used.
     """
-    import psutil  # noqa: PLC0415 (a plan with --vram and --ram never needs it)
+    import psutil
 
     memory = psutil.virtual_memory()
     threads = os.cpu_count() or 1
@@ -73,7 +73,7 @@ def apply_limits(cpu: Cpu, limits: CgroupLimits) -> Cpu:
     if quota is not None and quota >= cpu.logical_cpus:
         quota = None
     if quota is not None:
-        # Rounded down: given more threads than the quota feeds, the kernel stops the pool mid-layer.
+        # Rounded down: with more threads than the quota feeds, the kernel stalls all mid-layer.
         usable = min(usable, max(1, math.floor(quota)))
     return dataclasses.replace(
         cpu,
@@ -86,7 +86,7 @@ def apply_limits(cpu: Cpu, limits: CgroupLimits) -> Cpu:
 
 def _affinity() -> Set[int]:
     """The logical CPUs this process may run on; empty where the system has no such notion."""
-    import psutil  # noqa: PLC0415
+    import psutil
 
     process = psutil.Process()
     try:

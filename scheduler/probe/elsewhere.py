@@ -37,6 +37,9 @@ _WINDOWS_FEATURES = {
     46: "sve",
     47: "sve2",
     66: "i8mm",
+    67: "asimdhp",
+    68: "bf16",
+    70: "sme",
 }
 
 
@@ -83,7 +86,7 @@ def _sysctl() -> str:
 def _registry_name() -> str | None:
     if sys.platform != "win32":
         return None
-    import winreg  # noqa: PLC0415
+    import winreg
 
     try:
         with winreg.OpenKey(
@@ -97,7 +100,7 @@ def _registry_name() -> str | None:
 def _windows_features() -> set[str]:
     if sys.platform != "win32":
         return set()
-    import ctypes  # noqa: PLC0415
+    import ctypes
 
     present = ctypes.windll.kernel32.IsProcessorFeaturePresent
     return {feature for number, feature in _WINDOWS_FEATURES.items() if present(number)}

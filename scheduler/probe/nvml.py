@@ -24,7 +24,7 @@ def probe_gpus(
     the call, so free memory is measured each time.
     """
     try:
-        import pynvml  # noqa: PLC0415 (a plan with --vram never needs it)
+        import pynvml  # late: a plan with --vram never needs it
     except ImportError:
         return (), (
             "The Python package nvidia-ml-py is not installed (pip install nvidia-ml-py),"

@@ -42,7 +42,7 @@ def visible_gpus(setting: str | None, uuids: Sequence[str | None]) -> tuple[list
 
 
 def numbers_are_ambiguous(setting: str | None, device_order: str | None) -> bool:
-    """Whether a GPU is named by a number that CUDA, counting the fastest first, may read otherwise."""
+    """Whether a GPU is named by number, which CUDA by default counts from the fastest."""
     if setting is None or device_order == "PCI_BUS_ID":
         return False
     return any(part.strip().isdecimal() for part in setting.split(","))
