@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +115,11 @@ def parse_cpu_list(text: str) -> frozenset[int]:
     """Read the kernel's list format, such as "0-3,8"; anything else gives an empty set."""
     cpus: set[int] = set()
     for item in text.strip().split(","):
-        first, _, last = item.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        numbers = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", item)
+        if numbers is None:
             return frozenset()
-        cpus.update(range(int(first), int(last or first) + 1))
+        first, last = numbers.group(1), numbers.group(2) or numbers.group(1)
+        cpus.update(range(int(first), int(last) + 1))
     return frozenset(cpus)
 
 

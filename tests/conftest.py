@@ -1,0 +1,68 @@
+"""Fixtures shared by planner, command-line and end-to-end tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def fake_nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a stand-in `libnvidia-ml.so.1`, built from tests/support/fake_nvml.c."""
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if not sys.platform.startswith("linux") or compiler is None:
+        reason = "a stand-in for NVML needs Linux and a C compiler (cc, gcc or clang)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("fake-nvml")
+    source = _REPOSITORY / "tests/support/fake_nvml.c"
+    built = subprocess.run(
+        [
+            compiler,
+            "-Wall",
+            "-Werror",
+            "-shared",
+            "-fPIC",
+            "-o",
+            folder / "libnvidia-ml.so.1",
+            source,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture
+def fake_nvml(fake_nvml_dir: Path) -> Callable[..., dict[str, str]]:
+    """Environments for child processes that shall see the stand-in's GPUs.
+
+    Call it with the settings of fake_nvml.c in lower case without their prefix:
+    `fake_nvml(gpus="RTX 3090|24576|20480")`. Keyword arguments in upper case are set as they are.
+    """
+
+    def environment(**settings: str) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("FAKE_NVML_", "CUDA_"))
+        }
+        added = {
+            name if name.isupper() else f"FAKE_NVML_{name.upper()}": value
+            for name, value in settings.items()
+        }
+        paths = {"LD_LIBRARY_PATH": str(fake_nvml_dir), "PYTHONPATH": str(_REPOSITORY)}
+        return kept | paths | added
+
+    return environment
