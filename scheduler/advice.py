@@ -1,0 +1,125 @@
+"""Advice: what a plan must say about itself, as sentences with their numbers."""
+
+from __future__ import annotations
+
+from scheduler.hardware import Host
+from scheduler.memory import held_block_bytes
+from scheduler.model import block_bytes
+from scheduler.plan import RamBudget, Stage
+from scheduler.request import PlanRequest
+from scheduler.reserve import Decision, block_size_text
+from scheduler.units import format_size
+
+
+def notes_on(request: PlanRequest, decision: Decision, host: Host | None) -> list[str]:
+    """What is in force and what to know about it; nothing here is a reason not to run."""
+    gpu, cpu = request.gpu_precision, request.cpu_precision
+    notes = [f"Precision: GPU {gpu}, CPU {cpu}; lm_head is on the CPU at {cpu}."]
+    notes += _notes_on_count(request, decision)
+    notes += [
+        f"The free memory of {share.device} could not be read, so it gets no blocks; state it with"
+        " --vram or set --gpu-blocks."
+        for share in decision.shares
+        if share.free_bytes is None and share.blocks == 0
+    ]
+    if decision.gpu_blocks:
+        notes.append(
+            "GPU stages need an MNN built with CUDA; its PyPI wheels have the CPU backend only."
+            " `glm-plan devices` shows what works here."
+        )
+    if cpu == "fp16":
+        held = held_block_bytes(request.model, cpu, "cpu")
+        stored = block_bytes(request.model, cpu)
+        notes.append(
+            "MNN expands fp16 weights to fp32 in RAM on x86: a block takes"
+            f" {format_size(held)} instead of {format_size(stored)}."
+        )
+    if cpu in ("int8", "int4"):
+        notes.append(
+            f"On the CPU {cpu} weights stay small because MNN also quantises activations to int8:"
+            " faster, but not the arithmetic of fp32."
+        )
+    if request.vram_bytes is None and host is not None:
+        notes += host.notes
+    return notes
+
+
+def _notes_on_count(request: PlanRequest, decision: Decision) -> list[str]:
+    blocks = request.model.blocks
+    if request.gpu_blocks is not None:
+        by_rule = sum(share.by_rule for share in decision.shares)
+        notes = [
+            f"{decision.gpu_blocks} GPU blocks were set by hand with --gpu-blocks; the rule gives"
+            f" {by_rule}."
+        ]
+        if request.gpu_blocks > blocks:
+            notes.append(
+                f"--gpu-blocks {request.gpu_blocks} is more than the {blocks} blocks of"
+                f" {request.model.name}; all of them are on the GPU."
+            )
+        return notes
+    if decision.published and len(decision.shares) == 1 and 0 < decision.gpu_blocks < blocks:
+        return [
+            "The published C++ loads one block more than its formula"
+            f" ({decision.gpu_blocks + 1} of {blocks} here); this plan follows the formula."
+        ]
+    return []
+
+
+def warnings_on(
+    request: PlanRequest, decision: Decision, stages: list[Stage], ram: RamBudget
+) -> list[str]:
+    """Why this plan may fail or swap, with needed and available bytes."""
+    warnings = []
+    for stage in stages:
+        if stage.device != "cpu":
+            warnings += _warnings_on_gpu(request, decision, stage)
+    if ram.available_bytes is not None and ram.needed_bytes > ram.available_bytes:
+        warnings.append(
+            f"RAM: the CPU side needs {format_size(ram.needed_bytes)} and"
+            f" {format_size(ram.available_bytes)} are available: it would swap. Choose a smaller"
+            " --cpu-precision or --context, or more GPU blocks."
+        )
+    return warnings
+
+
+def _warnings_on_gpu(request: PlanRequest, decision: Decision, stage: Stage) -> list[str]:
+    warnings = []
+    memory = stage.memory
+    beside = memory.total_bytes - memory.weights_bytes
+    need = (
+        f"{format_size(memory.total_bytes)} (weights {format_size(memory.weights_bytes)}, KV cache"
+        f" {format_size(memory.kv_cache_bytes)}, workspace {format_size(memory.workspace_bytes)},"
+        f" runtime {format_size(memory.runtime_bytes)})"
+    )
+    if stage.free_bytes is None:
+        warnings.append(
+            f"{stage.device} needs {need} for {len(stage.blocks)} blocks and its free memory is"
+            " unknown."
+        )
+    elif memory.total_bytes > stage.free_bytes:
+        warnings.append(
+            f"{stage.device} needs {need} for {len(stage.blocks)} blocks and has"
+            f" {format_size(stage.free_bytes)} free: expect it to run out of memory. Lower"
+            " --context or --gpu-blocks, or raise --reserve."
+        )
+    elif beside > decision.reserve_bytes:
+        warnings.append(
+            f"{stage.device}: KV cache, workspace and runtime take {format_size(beside)} at"
+            f" {request.context_tokens} tokens x {request.slots}, more than the reserve of"
+            f" {format_size(decision.reserve_bytes)}."
+        )
+    by_formula = len(stage.blocks) * decision.block_bytes + decision.reserve_bytes
+    if stage.free_bytes is not None and by_formula > stage.free_bytes:
+        warnings.append(
+            f"{stage.device}: {len(stage.blocks)} blocks of"
+            f" {block_size_text(decision.block_bytes)} and the reserve of"
+            f" {format_size(decision.reserve_bytes)} come to {format_size(by_formula)};"
+            f" {format_size(stage.free_bytes)} are free."
+        )
+    if request.gpu_precision == "int8":
+        warnings.append(
+            f"{stage.device}: MNN 3.6 computes int8 on CUDA wrongly for more than 16 tokens at once"
+            " (an open bug); use fp16 or int4 there."
+        )
+    return warnings

@@ -1,0 +1,106 @@
+"""Planner: a request and a host in, a Plan out. Pure."""
+
+from __future__ import annotations
+
+from scheduler.advice import notes_on, warnings_on
+from scheduler.hardware import Host
+from scheduler.memory import CUDA_WORKER_HOST_BYTES, DRIVER_BYTES, kv_cache_bytes, stage_memory
+from scheduler.model import embedding_bytes
+from scheduler.placement import block_ranges
+from scheduler.plan import Plan, RamBudget, Stage
+from scheduler.request import PlanRequest, check_request, run_command
+from scheduler.reserve import Decision, GpuShare, decide, decision_document
+
+
+def make_plan(request: PlanRequest, host: Host | None = None) -> Plan:
+    """Place every block of the model and budget the memory of each device.
+
+    Without a `host`, free RAM is unknown and only the GPUs in `request.vram_bytes` exist. Raises
+    UserInputError for numbers that make no sense; a plan that does not fit carries warnings.
+    """
+    check_request(request)
+    spec = request.model
+    decision = decide(request, host)
+    stages = _stages(request, decision, host)
+    ram = _ram_budget(stages, host)
+    return Plan(
+        model=spec.name,
+        policy=request.policy,
+        gpu_blocks=decision.gpu_blocks,
+        cpu_blocks=spec.blocks - decision.gpu_blocks,
+        stages=stages,
+        ram=ram,
+        embedding_bytes=embedding_bytes(spec),
+        context_tokens=request.context_tokens,
+        slots=request.slots,
+        decision=decision_document(request, decision),
+        notes=notes_on(request, decision, host),
+        warnings=warnings_on(request, decision, stages, ram),
+        command=run_command(request),
+    )
+
+
+def _stages(request: PlanRequest, decision: Decision, host: Host | None) -> list[Stage]:
+    on_cpu = request.model.blocks - decision.gpu_blocks
+    ranges = block_ranges([*(share.blocks for share in decision.shares), on_cpu])
+    stages = [
+        _gpu_stage(request, share, held)
+        for share, held in zip(decision.shares, ranges, strict=False)
+        if held is not None
+    ]
+    return [*stages, _cpu_stage(request, on_cpu, ranges[-1], host)]
+
+
+def _gpu_stage(request: PlanRequest, share: GpuShare, held: tuple[int, int]) -> Stage:
+    spec, context, slots = request.model, request.context_tokens, request.slots
+    return Stage(
+        device=share.device,
+        backend="mnn:cuda",
+        precision=request.gpu_precision,
+        first_block=held[0],
+        last_block=held[1],
+        memory=stage_memory(
+            spec, "cuda", share.blocks, request.gpu_precision, None, context, slots
+        ),
+        # The worker keeps keys and values in RAM as fp32 and hands them to the device.
+        host_bytes=CUDA_WORKER_HOST_BYTES + kv_cache_bytes(spec, share.blocks, context, slots, 4),
+        free_bytes=share.free_bytes,
+        free_provenance=share.free_provenance,
+    )
+
+
+def _cpu_stage(
+    request: PlanRequest, blocks: int, held: tuple[int, int] | None, host: Host | None
+) -> Stage:
+    first, last = held or (None, None)
+    precision = request.cpu_precision
+    return Stage(
+        device="cpu",
+        backend="mnn:cpu",
+        precision=precision,
+        first_block=first,
+        last_block=last,
+        lm_head=True,
+        lm_head_precision=precision,
+        memory=stage_memory(
+            request.model,
+            "cpu",
+            blocks,
+            precision,
+            precision,
+            request.context_tokens,
+            request.slots,
+        ),
+        free_bytes=host.cpu.available_bytes if host else None,
+        free_provenance="measured" if host else None,
+    )
+
+
+def _ram_budget(stages: list[Stage], host: Host | None) -> RamBudget:
+    on_cpu = sum(stage.memory.total_bytes for stage in stages if stage.device == "cpu")
+    return RamBudget(
+        needed_bytes=DRIVER_BYTES + on_cpu + sum(stage.host_bytes for stage in stages),
+        driver_bytes=DRIVER_BYTES,
+        available_bytes=host.cpu.available_bytes if host else None,
+        available_provenance="measured" if host else None,
+    )
