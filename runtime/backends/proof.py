@@ -26,7 +26,7 @@ _CHILD = (
 # The first kernels of a GPU driver may take many seconds to compile.
 _TIMEOUT_S = 60.0
 
-Status = Literal["works", "missing", "no device", "failed"]
+Status = Literal["works", "missing", "no_device", "failed"]
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def _status(kind: str, answer: dict[str, Any], gpu_shown: bool) -> BackendStatus
         return BackendStatus(kind, "missing", f"This build of MNN does not contain {name}.")
     if kind == "cuda" and not gpu_shown:
         return BackendStatus(
-            kind, "no device", "This build of MNN contains CUDA, but NVML shows no NVIDIA GPU."
+            kind, "no_device", "This build of MNN contains CUDA, but NVML shows no NVIDIA GPU."
         )
     error = float(answer["relative_error"])
     return BackendStatus(
-        kind, "works", f"{name} computed a small network as NumPy does.", relative_error=error
+        kind, "works", f"{name} gives the results of NumPy on a small network.", relative_error=error
     )

@@ -1,0 +1,126 @@
+"""`glm-plan devices`: what this machine has, measured now, and which backends really work."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scheduler.hardware import Cpu, Gpu, Host
+
+if TYPE_CHECKING:
+    from runtime.backends.proof import BackendReport
+
+SCHEMA = "glm-plan/devices/1"
+
+# How each number came about; everything that is not named was measured or reported by the system.
+_GPU_PROVENANCE = {
+    "total_bytes": "measured",
+    "free_bytes": "measured",
+    "used_bytes": "measured",
+    "bus_width_bits": "measured",
+    "memory_clock_mhz": "measured",
+    "bandwidth_gbps": "estimated",
+}
+_CPU_PROVENANCE = {
+    "physical_cores": "measured",
+    "usable_cores": "measured",
+    "logical_cpus": "measured",
+    "cpu_quota": "measured",
+    "total_bytes": "measured",
+    "available_bytes": "measured",
+}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document ({SCHEMA}).")
+def command(as_json: bool) -> None:
+    """Show GPUs, CPU, memory and the backends that really work.
+
+    Everything is measured anew at each call. Backends are proved in child processes, each with a
+    small computation that must agree with NumPy. A missing GPU or driver is reported, not an error.
+    """
+    from runtime.backends.proof import prove_backends
+    from scheduler.probe import probe_host
+
+    host = probe_host()
+    with _patience():
+        report = prove_backends(host.gpus)
+    if as_json:
+        click.echo(json.dumps(document(host, report), indent=2, ensure_ascii=False))
+        return
+    from runtime.cli.devices_view import show
+
+    show(host, report, hint(host, report))
+
+
+def document(host: Host, report: BackendReport) -> dict[str, Any]:
+    """The JSON form: sizes in bytes, bandwidth in 10^9 bytes per second, null where unknown."""
+    return {
+        "schema": SCHEMA,
+        "gpus": [
+            dataclasses.asdict(gpu) | {"provenance": _known(_GPU_PROVENANCE, gpu)}
+            for gpu in host.gpus
+        ],
+        "cpu": {"name": "cpu"}
+        | dataclasses.asdict(host.cpu)
+        | {"provenance": _known(_CPU_PROVENANCE, host.cpu)},
+        "engines": [
+            {
+                "name": report.engine,
+                "version": report.version,
+                "backends": [
+                    {
+                        "name": f"{report.engine}:{backend.kind}",
+                        "status": backend.status,
+                        "reason": backend.reason,
+                        "relative_error": backend.relative_error,
+                    }
+                    for backend in report.backends
+                ],
+            }
+        ],
+        "notes": list(host.notes),
+        "hint": hint(host, report),
+    }
+
+
+def hint(host: Host, report: BackendReport) -> str:
+    """The one thing to do next, as a full sentence."""
+    if "mnn:cpu" not in report.working:
+        if report.version is None:
+            return "Install the engine with `pip install MNN`; planning works without it."
+        return "Reinstall the engine with `pip install --force-reinstall MNN`."
+    if not host.gpus:
+        return "To plan for a GPU that is not here, state its free memory: glm-plan --vram 11"
+    if all(gpu.free_bytes is None for gpu in host.gpus):
+        return "State the GPU's free memory yourself: glm-plan --vram 11"
+    if report.working == {"mnn:cpu"}:
+        return (
+            "This MNN runs on the CPU only, as all its wheels for Linux and Windows do; to use the"
+            " GPU, build MNN with its CUDA, OpenCL or Vulkan backend and install that build."
+        )
+    return "Place a model with these numbers: glm-plan plan"
+
+
+def _known(provenance: dict[str, str], device: Gpu | Cpu) -> dict[str, str]:
+    return {
+        name: origin for name, origin in provenance.items() if getattr(device, name) is not None
+    }
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Say on a terminal's stderr that backends are being tested: a GPU driver may take its time."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("Testing which backends work ..."):
+        yield

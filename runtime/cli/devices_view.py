@@ -1,0 +1,102 @@
+"""The terminal view of `glm-plan devices`: a section per device and engine, numbers labelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scheduler.hardware import Cpu, Gpu, GpuProcess, Host
+from scheduler.units import format_size
+
+if TYPE_CHECKING:
+    from runtime.backends.proof import BackendReport
+
+# Label, value, and how the value came about ("" for what is no number).
+_Row = tuple[str, str, str]
+
+
+def show(host: Host, report: BackendReport, hint: str) -> None:
+    """Print devices, engine, notes and the hint to stdout."""
+    console = Console(highlight=False, markup=False)
+    for gpu in host.gpus:
+        _section(console, gpu.name, gpu.model_name, gpu_rows(gpu))
+    _section(console, "cpu", host.cpu.model_name, cpu_rows(host.cpu))
+    _section(console, report.engine, report.version or "version unknown", backend_rows(report))
+    for note in host.notes:
+        console.print(Text("note  ", style="yellow") + Text(note), soft_wrap=True)
+    console.print(Text("next  ", style="green") + Text(hint), soft_wrap=True)
+
+
+def gpu_rows(gpu: Gpu) -> list[_Row]:
+    """Memory, bandwidth, driver and users of one GPU."""
+    rows = [_memory_row(gpu.free_bytes, gpu.total_bytes, "free")]
+    if gpu.bandwidth_gbps is None:
+        rows.append(("bandwidth", "unknown", ""))
+    else:
+        rows.append(
+            (
+                "bandwidth",
+                f"{gpu.bandwidth_gbps:.0f} GB/s peak ({gpu.bus_width_bits} bit,"
+                f" {gpu.memory_clock_mhz} MHz)",
+                "estimated",
+            )
+        )
+    if gpu.compute_capability:
+        rows.append(("compute", f"capability {gpu.compute_capability}", ""))
+    if gpu.driver:
+        rows.append(("driver", gpu.driver, ""))
+    if gpu.display_attached:
+        rows.append(("display", "attached: its windows come and go in this memory", ""))
+    if gpu.processes:
+        rows.append(("in use by", ", ".join(map(_process, gpu.processes)), "measured"))
+    if gpu.uuid:
+        rows.append(("uuid", gpu.uuid, ""))
+    return rows
+
+
+def cpu_rows(cpu: Cpu) -> list[_Row]:
+    """Memory, cores and instruction sets of the host."""
+    return [
+        _memory_row(cpu.available_bytes, cpu.total_bytes, "available"),
+        ("cores", f"{cpu.usable_cores} usable of {cpu.physical_cores}", "measured"),
+        ("instructions", " ".join(cpu.instruction_sets) or "unknown", ""),
+    ]
+
+
+def backend_rows(report: BackendReport) -> list[_Row]:
+    """Every backend of an engine with the reason for its state."""
+    rows = []
+    for backend in report.backends:
+        text, origin = f"{backend.status.replace('_', ' ')}: {backend.reason}", ""
+        if backend.relative_error is not None:
+            text += f" Relative error {backend.relative_error:.1e}."
+            origin = "measured"
+        rows.append((f"{report.engine}:{backend.kind}", text, origin))
+    return rows
+
+
+def _memory_row(free_bytes: int | None, total_bytes: int | None, word: str) -> _Row:
+    free = "unknown" if free_bytes is None else format_size(free_bytes)
+    total = "an unknown total" if total_bytes is None else format_size(total_bytes)
+    measured = "measured" if free_bytes is not None or total_bytes is not None else ""
+    return ("memory", f"{free} {word} of {total}", measured)
+
+
+def _process(process: GpuProcess) -> str:
+    size = "unknown size" if process.used_bytes is None else format_size(process.used_bytes)
+    return f"pid {process.pid} ({size})"
+
+
+def _section(console: Console, name: str, title: str, rows: list[_Row]) -> None:
+    console.print(Text(f"{name}  ", style="bold cyan") + Text(title, style="bold"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    grid.add_column(no_wrap=True, style="dim")
+    for label, value, origin in rows:
+        grid.add_row(Text(f"  {label}"), Text(value), Text(origin))
+    console.print(grid)
+    console.print()
