@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from scheduler.errors import UserInputError
 from scheduler.hf_families import CHATGLM_LAYOUTS, FAMILIES
 from scheduler.model import LARGEST, ModelSpec
+from scheduler.wording import near_matches, shorten, show_value
 
 _LARGEST_FILE_BYTES = 1 << 20
 _SWITCHES = ("qkv_bias", "attention_output_bias", "mlp_bias", "lm_head_bias", "qk_norm")
@@ -94,16 +94,15 @@ def _family_name(config: Mapping[str, Any], name: str) -> str:
         )
     if "text_config" in config:
         raise UserInputError(
-            f"{name}: model_type {_shorten(model_type)} holds a text model inside a larger one;"
+            f"{name}: model_type {shorten(model_type)} holds a text model inside a larger one;"
             " give its text_config as a config.json of its own."
         )
     if model_type == "chatglm":
         return CHATGLM_LAYOUTS["ffn_hidden_size" in config]
     if model_type not in FAMILIES or model_type in CHATGLM_LAYOUTS:
         known = sorted(set(FAMILIES) - {"chatglm2"})
-        near = difflib.get_close_matches(model_type[:64], known, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
-        raise UserInputError(f"{name}: model_type {_shorten(model_type)} is unknown; {hint}")
+        hint = near_matches(model_type, known)
+        raise UserInputError(f"{name}: model_type {shorten(model_type)} is unknown; {hint}")
     return model_type
 
 
@@ -143,20 +142,4 @@ def _switch(config: Mapping[str, Any], key: str, default: bool, name: str) -> bo
 
 
 def _show(config: Mapping[str, Any], key: str) -> str:
-    """Name the value of a key in few characters, whatever a hostile file put there."""
-    if key not in config:
-        return "missing"
-    value = config[key]
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value) if value.bit_length() <= 64 else "a number beyond 64 bits"
-    if isinstance(value, float):
-        return str(value)
-    return _shorten(value) if isinstance(value, str) else f"a {type(value).__name__}"
-
-
-def _shorten(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "...")
+    return show_value(config[key]) if key in config else "missing"
