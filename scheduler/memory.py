@@ -74,7 +74,7 @@ def _scale_growth_bytes(spec: ModelSpec, rows: int, inner: int, precision: Preci
 
 
 def value_bytes(precision: Precision, kind: DeviceKind) -> int:
-    """Bytes of an activation, key or value: fp16 on CUDA, but fp32 beside fp32 weights or on CPU."""
+    """Bytes of an activation, key or value: fp16 on CUDA unless the weights are fp32; else fp32."""
     return _FP32_BYTES if kind == "cpu" or precision == "fp32" else _FP16_BYTES
 
 
@@ -103,7 +103,7 @@ def kv_cache_bytes(
 def workspace_bytes(
     spec: ModelSpec, blocks: int, context: int, lm_head: bool, slots: int, bytes_per_value: int
 ) -> int:
-    """Compute transient memory: prefill of one prompt that fills the context, and logits (estimated).
+    """Compute transient memory: prefill of a prompt that fills the context, and logits (estimated).
 
     Prefill holds hidden states, query/key/value or the feed-forward's inner values, and attention
     scores before and after softmax over the prompt and one empty step of the cache; also the new
