@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scheduler.hardware import Cpu, Gpu, Host
+from scheduler.hardware import Host
 
 if TYPE_CHECKING:
     from runtime.backends.proof import BackendReport
 
 SCHEMA = "glm-plan/devices/1"
 
-# How each number came about; everything that is not named was measured or reported by the system.
+# How each number came about; what the driver or the system reports counts as measured.
 _GPU_PROVENANCE = {
     "total_bytes": "measured",
     "free_bytes": "measured",
@@ -26,6 +26,7 @@ _GPU_PROVENANCE = {
     "bus_width_bits": "measured",
     "memory_clock_mhz": "measured",
     "bandwidth_gbps": "estimated",
+    "processes": "measured",
 }
 _CPU_PROVENANCE = {
     "physical_cores": "measured",
@@ -80,6 +81,7 @@ def document(host: Host, report: BackendReport) -> dict[str, Any]:
                         "status": backend.status,
                         "reason": backend.reason,
                         "relative_error": backend.relative_error,
+                        "provenance": _known({"relative_error": "measured"}, backend),
                     }
                     for backend in report.backends
                 ],
@@ -108,9 +110,9 @@ def hint(host: Host, report: BackendReport) -> str:
     return "Place a model with these numbers: glm-plan plan"
 
 
-def _known(provenance: dict[str, str], device: Gpu | Cpu) -> dict[str, str]:
+def _known(provenance: dict[str, str], thing: object) -> dict[str, str]:
     return {
-        name: origin for name, origin in provenance.items() if getattr(device, name) is not None
+        name: origin for name, origin in provenance.items() if getattr(thing, name) is not None
     }
 
 

@@ -99,9 +99,11 @@ def test_json_of_a_machine_with_two_gpus(fake_nvml: Environment) -> None:
 
 def test_every_number_says_where_it_comes_from(fake_nvml: Environment) -> None:
     document = as_json(fake_nvml())
-    for device in (*document["gpus"], document["cpu"]):
-        assert numbers(device) == set(device["provenance"])
+    backends = document["engines"][0]["backends"]
+    for thing in (*document["gpus"], document["cpu"], *backends):
+        assert numbers(thing) == set(thing["provenance"]) - {"processes"}
     (gpu,) = document["gpus"]
+    assert gpu["provenance"]["processes"] == "measured"
     assert gpu["provenance"]["free_bytes"] == "measured"
     assert gpu["provenance"]["bandwidth_gbps"] == "estimated"
 
