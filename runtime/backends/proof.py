@@ -142,5 +142,8 @@ def _status(kind: str, answer: dict[str, Any], gpu_shown: bool) -> BackendStatus
         )
     error = float(answer["relative_error"])
     return BackendStatus(
-        kind, "works", f"{name} gives the results of NumPy on a small network.", relative_error=error
+        kind,
+        "works",
+        f"{name} gives the results of NumPy on a small network.",
+        relative_error=error,
     )

@@ -111,9 +111,7 @@ def hint(host: Host, report: BackendReport) -> str:
 
 
 def _known(provenance: dict[str, str], thing: object) -> dict[str, str]:
-    return {
-        name: origin for name, origin in provenance.items() if getattr(thing, name) is not None
-    }
+    return {name: origin for name, origin in provenance.items() if getattr(thing, name) is not None}
 
 
 @contextlib.contextmanager
