@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.bundle import Bundle, select_variant
-from scheduler.plan import Plan, Stage
-
-_PARENT_BYTES = 0
+from scheduler.errors import PlanError
+from scheduler.memory import stage_memory
+from scheduler.model import ModelSpec
+from scheduler.plan import Plan, Precision, Stage
+from scheduler.units import format_size
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ def launches_of(
 def _launch(stage: Stage, bundle: Bundle, working: frozenset[str], threads: int) -> StageLaunch:
     backend = stage.backend if stage.backend in working else "mnn:cpu"
     gpu_index = int(stage.device.removeprefix("gpu")) if stage.device.startswith("gpu") else None
-    engine = backend.partition(":")[0]
+    lm_head_file = None
+    if stage.lm_head_precision is not None:
+        lm_head_file = _file(bundle, "lm_head", stage.lm_head_precision)
     return StageLaunch(
         device=stage.device,
         asked_backend=stage.backend,
@@ -63,14 +67,48 @@ def _launch(stage: Stage, bundle: Bundle, working: frozenset[str], threads: int)
         gpu_index=gpu_index if backend != "mnn:cpu" else None,
         threads=threads,
         block_files=tuple(
-            (number, select_variant(bundle, f"block_{number}", engine, stage.precision).path)
-            for number in stage.blocks
+            (number, _file(bundle, f"block_{number}", stage.precision)) for number in stage.blocks
         ),
-        lm_head_file=(
-            select_variant(
-                bundle, "lm_head", engine, stage.lm_head_precision or stage.precision
-            ).path
-            if stage.lm_head
-            else None
-        ),
+        lm_head_file=lm_head_file,
+    )
+
+
+def _file(bundle: Bundle, part: str, precision: Precision) -> Path:
+    selection = select_variant(bundle.manifest, part, "mnn", precision)
+    return bundle.file(selection.variant.files[0])
+
+
+def check_ram(
+    plan: Plan, spec: ModelSpec, launches: list[StageLaunch], available_bytes: int
+) -> None:
+    """Refuse to start what RAM cannot hold, counting stages that fell back to the CPU there.
+
+    Raises PlanError with the bytes needed and available and what would help.
+    """
+    needed_bytes = plan.ram.needed_bytes
+    fallen = [
+        (stage, launch)
+        for stage, launch in zip(plan.stages, launches, strict=True)
+        if launch.fallback is not None
+    ]
+    for stage, _ in fallen:
+        on_cpu = stage_memory(
+            spec,
+            "cpu",
+            len(stage.blocks),
+            stage.precision,
+            stage.lm_head_precision,
+            plan.context_tokens,
+            plan.slots,
+        )
+        needed_bytes += on_cpu.total_bytes - stage.host_bytes
+    if needed_bytes <= available_bytes:
+        return
+    cause = "".join(f" ({launch.device} {launch.fallback})" for _, launch in fallen)
+    remedy = "choose a lower --precision or a smaller --context"
+    if fallen:
+        remedy += ", or install an MNN built with that backend (README: GPU support)"
+    raise PlanError(
+        f"running {plan.model} needs {format_size(needed_bytes)} of RAM{cause} and"
+        f" {format_size(available_bytes)} are available; {remedy}."
     )

@@ -1,0 +1,51 @@
+"""What the planner sees of a bundle: its geometry as a ModelSpec."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runtime.bundle import Bundle
+from scheduler.errors import BundleError
+from scheduler.model import ModelSpec, ReserveRule
+from scheduler.profiles import load_model, model_names
+
+
+def spec_of_bundle(bundle: Bundle) -> ModelSpec:
+    """The ModelSpec of a bundle; a profile of the same name and geometry adds its reserve rule.
+
+    Raises BundleError for a family that this version cannot run.
+    """
+    geometry = bundle.manifest.geometry
+    if geometry.family != "chatglm":
+        raise BundleError(
+            f"{bundle.path} holds a model of family {geometry.family!r}; this version runs chatglm."
+        )
+    spec = ModelSpec(
+        name=bundle.manifest.model,
+        family=geometry.family,
+        hidden_size=geometry.hidden_size,
+        ffn_size=geometry.ffn_size,
+        blocks=geometry.blocks,
+        heads=geometry.heads,
+        kv_heads=geometry.kv_heads,
+        head_dim=geometry.head_dim,
+        vocab_size=geometry.vocab_size,
+        max_context=geometry.max_context,
+        norm="layer",
+        gated_mlp=False,
+        qkv_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norms_per_block=2,
+        tied_embeddings=False,  # a bundle keeps embedding and lm_head as parts of their own
+    )
+    return replace(spec, reserve_rule=_published_rule(spec))
+
+
+def _published_rule(spec: ModelSpec) -> ReserveRule | None:
+    """The reserve constants of the profile that this bundle was exported from, if there is one."""
+    if spec.name not in model_names():
+        return None
+    profile = load_model(spec.name)
+    same = (profile.hidden_size, profile.ffn_size) == (spec.hidden_size, spec.ffn_size)
+    return profile.reserve_rule if same else None

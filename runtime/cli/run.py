@@ -1,0 +1,98 @@
+"""`glm-plan run`: one prompt, one streamed answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from runtime.cli.generation_options import generation_options
+from runtime.cli.planning import Planning, planning_options
+from runtime.cli.target import target_options
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@target_options
+@planning_options(default_model="tiny-glm")
+@generation_options
+@click.option("--stats", is_flag=True, help="Print measured times per stage to stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print answer and measured times as JSON.")
+def command(
+    prompt: str | None,
+    planning: Planning,
+    bundle_dir: Path | None,
+    plan_file: Path | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    system: str | None,
+    stats: bool,
+    as_json: bool,
+) -> None:
+    """Answer PROMPT, streamed; without PROMPT or with "-" it is read from stdin.
+
+    \b
+    glm-plan run "法国的首都是哪里？"
+    glm-plan run --gpu-blocks 5 "What is the capital of France?"
+    glm-plan run --bundle DIR --vram 11 "Hello"
+    """
+    from runtime.cli.interrupt import interruptible
+    from runtime.cli.session import open_session
+    from runtime.cli.target import target_of
+    from runtime.cli.timing import summary_line, timing_json, timing_table
+    from runtime.engine import Generation
+    from runtime.sampling import Sampling
+
+    question = _question(prompt)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
+    generation = Generation()
+    with open_session(plan, spec, bundle, system) as session, interruptible() as interrupt:
+        pieces = []
+        stream = session.conversation.ask(question, sampling, max_tokens, generation)
+        for piece in stream:
+            pieces.append(piece)
+            if not as_json:
+                click.echo(piece, nl=False)
+            if interrupt.requested:
+                stream.close()
+                break
+        if as_json:
+            _print_json("".join(pieces), plan.model, timing_json(session.launches, generation))
+        else:
+            click.echo()
+        if stats:
+            from rich.console import Console
+
+            table = timing_table(session.launches, session.engine.pipeline.rss_bytes, [generation])
+            Console(stderr=True).print(table)
+        elif sys.stderr.isatty():
+            click.secho(summary_line(generation), err=True, dim=True)
+        if interrupt.requested:
+            raise KeyboardInterrupt
+
+
+def _question(prompt: str | None) -> str:
+    """The prompt's text; bytes that are not UTF-8 become replacement characters."""
+    from scheduler.errors import UserInputError
+
+    if prompt is None and sys.stdin.isatty():
+        raise UserInputError('there is no prompt; write glm-plan run "your question".')
+    if prompt is None or prompt == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+    else:
+        text = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if not text.strip():
+        raise UserInputError("the prompt is empty; expected some text.")
+    return text
+
+
+def _print_json(text: str, model: str, timing: dict[str, object]) -> None:
+    import json
+
+    document = {"schema": "glm-plan/answer/1", "model": model, "text": text, "timing": timing}
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2))

@@ -1,0 +1,111 @@
+"""Which model runs, from where, and by which plan: --bundle, --plan, or the planning options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from runtime.cli.planning import Planning
+from scheduler.errors import BundleError, UserInputError
+
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
+    from scheduler.model import ModelSpec
+    from scheduler.plan import Plan
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_PLANNING = {
+    "vram",
+    "precision",
+    "gpu_precision",
+    "cpu_precision",
+    "reserve",
+    "gpu_blocks",
+    "context",
+    "slots",
+    "policy",
+}
+
+
+def target_options(function: _Function) -> _Function:
+    """Add --bundle and --plan to a click command, as `bundle_dir` and `plan_file`."""
+    bundle = click.option(
+        "--bundle",
+        "bundle_dir",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="An exported model. [default: the one that ships with --model]",
+    )
+    plan = click.option(
+        "--plan",
+        "plan_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A plan written by `glm-plan plan --out FILE`, instead of planning now.",
+    )
+    return bundle(plan(function))
+
+
+def target_of(
+    planning: Planning, bundle_dir: Path | None, plan_file: Path | None
+) -> tuple[Plan, ModelSpec, Bundle]:
+    """Resolve what the options name; the bundle's own geometry is what gets planned.
+
+    Raises UserInputError for options that contradict each other, BundleError for a model that has
+    no bundle, PlanError for a plan that is not one or belongs to another model.
+    """
+    from runtime.bundle import open_bundle
+    from runtime.bundle_spec import spec_of_bundle
+    from scheduler.plan_file import read_plan
+
+    given = _given()
+    if bundle_dir is not None and "model" in given:
+        raise UserInputError("--bundle names a model already; leave --model out.")
+    if plan_file is not None and given & _PLANNING:
+        flag = sorted(given & _PLANNING)[0].replace("_", "-")
+        raise UserInputError(f"--plan is a finished decision; leave --{flag} out or plan anew.")
+    plan = read_plan(plan_file) if plan_file is not None else None
+    if bundle_dir is not None:
+        bundle = open_bundle(bundle_dir)
+    else:
+        model = planning.model if plan is None or "model" in given else plan.model
+        bundle = open_bundle(_shipped_bundle(model))
+    spec = spec_of_bundle(bundle)
+    if plan is None:
+        return planning.plan(spec), spec, bundle
+    if (plan.model, plan.gpu_blocks + plan.cpu_blocks) != (spec.name, spec.blocks):
+        raise UserInputError(
+            f"{plan_file} plans {plan.model} with {plan.gpu_blocks + plan.cpu_blocks} blocks and"
+            f" the bundle {bundle.path} holds {spec.name} with {spec.blocks}; plan anew for it."
+        )
+    return plan, spec, bundle
+
+
+def _given() -> set[str]:
+    """Names of the options that the user wrote on the command line."""
+    context = click.get_current_context()
+    return {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+
+
+def _shipped_bundle(model: str) -> Path:
+    """The bundle that comes with the package for this model; BundleError says how to get others."""
+    from importlib.resources import files
+
+    from scheduler.profiles import load_model
+
+    name = load_model(model).name
+    path = Path(str(files("profiles"))) / "models" / f"{name}-bundle"
+    if not path.is_dir():
+        raise BundleError(
+            f"{name} does not ship with glm-plan: export its checkpoint with"
+            " `glm-plan export CHECKPOINT --out DIR` and add --bundle DIR."
+        )
+    return path
