@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class StageLaunch:
     device: str
     asked_backend: str
     backend: str
-    gpu_index: int | None
+    cuda_device: str | None  # what CUDA_VISIBLE_DEVICES must say: the one GPU of this worker
     threads: int
     block_files: tuple[tuple[int, Path], ...]
     lm_head_file: Path | None
@@ -44,19 +45,37 @@ class StageLaunch:
 
 
 def launches_of(
-    plan: Plan, bundle: Bundle, working_backends: frozenset[str], threads: int
+    plan: Plan,
+    bundle: Bundle,
+    working_backends: frozenset[str],
+    cuda_devices: Mapping[str, str],
+    threads: int,
 ) -> list[StageLaunch]:
     """What to start, stage by stage; a backend that does not work here becomes mnn:cpu.
 
-    `working_backends` holds names such as ``mnn:cuda`` that were proved on this machine. Raises
-    BundleError when the bundle lacks what the plan needs.
+    `working_backends` holds names such as ``mnn:cuda`` that were proved on this machine,
+    `cuda_devices` the identity of each GPU (gpu0 -> its UUID), since CUDA numbers devices in an
+    order of its own. Raises BundleError when the bundle lacks what the plan needs, PlanError for a
+    GPU that is not here.
     """
-    return [_launch(stage, bundle, working_backends, threads) for stage in plan.stages]
+    return [
+        _launch(stage, bundle, working_backends, cuda_devices, threads) for stage in plan.stages
+    ]
 
 
-def _launch(stage: Stage, bundle: Bundle, working: frozenset[str], threads: int) -> StageLaunch:
+def _launch(
+    stage: Stage,
+    bundle: Bundle,
+    working: frozenset[str],
+    cuda_devices: Mapping[str, str],
+    threads: int,
+) -> StageLaunch:
     backend = stage.backend if stage.backend in working else "mnn:cpu"
-    gpu_index = int(stage.device.removeprefix("gpu")) if stage.device.startswith("gpu") else None
+    if backend == "mnn:cuda" and stage.device not in cuda_devices:
+        raise PlanError(
+            f"the plan uses {stage.device} and this machine has"
+            f" {', '.join(cuda_devices) or 'no GPU'}; plan for the GPUs that are here."
+        )
     lm_head_file = None
     if stage.lm_head_precision is not None:
         lm_head_file = _file(bundle, "lm_head", stage.lm_head_precision)
@@ -64,7 +83,7 @@ def _launch(stage: Stage, bundle: Bundle, working: frozenset[str], threads: int)
         device=stage.device,
         asked_backend=stage.backend,
         backend=backend,
-        gpu_index=gpu_index if backend != "mnn:cpu" else None,
+        cuda_device=cuda_devices[stage.device] if backend == "mnn:cuda" else None,
         threads=threads,
         block_files=tuple(
             (number, _file(bundle, f"block_{number}", stage.precision)) for number in stage.blocks

@@ -83,7 +83,7 @@ class Pipeline:
         config = WorkerConfig(
             device=launch.device,
             backend=launch.backend,
-            gpu_index=launch.gpu_index,
+            cuda_device=launch.cuda_device,
             threads=launch.threads,
             heads=geometry.heads,
             head_dim=geometry.head_dim,

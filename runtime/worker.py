@@ -22,7 +22,7 @@ class WorkerConfig:
 
     device: str  # as the plan names it: gpu0, cpu
     backend: str  # what really runs: mnn:cpu, mnn:cuda
-    gpu_index: int | None  # the one device that this process may see
+    cuda_device: str | None  # the one GPU that this process may see
     threads: int
     heads: int
     head_dim: int
@@ -127,8 +127,8 @@ def _serve(config: WorkerConfig, control: Connection) -> None:
 
 
 def _load(config: WorkerConfig, control: Connection) -> Stage:
-    if config.gpu_index is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(config.gpu_index)
+    if config.cuda_device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = config.cuda_device
     # Imported here: the parent shares this module but must never load an engine.
     from runtime.backends.mnn import MnnBackend
 

@@ -1,6 +1,6 @@
 """MNN: runtime managers, modules, and a cache in the memory that MNN reads.
 
-The only module that touches MNN.
+Inside a worker, the only module that touches MNN.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
-import psutil
 
 from runtime.backends.proof import prove_backends
 from runtime.bundle import Bundle
@@ -20,6 +21,8 @@ from runtime.tokenizer import Tokenizer
 from runtime.worker import Loaded
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan
+from scheduler.probe.cpu import probe_cpu
+from scheduler.probe.nvml import probe_gpus
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,17 @@ def open_session(
     """
     asked = {stage.backend for stage in plan.stages}
     working = frozenset({"mnn:cpu"})
+    cuda_devices: dict[str, str] = {}
     if asked - working:
-        working = prove_backends().working
-    launches = launches_of(plan, bundle, working, psutil.cpu_count(logical=False) or 1)
+        gpus, _notes = probe_gpus(os.environ, sys.platform)
+        working = prove_backends(gpus).working
+        cuda_devices = {gpu.name: gpu.uuid for gpu in gpus if gpu.uuid}
+    cpu, _notes = probe_cpu(Path("/"), sys.platform)
+    launches = launches_of(plan, bundle, working, cuda_devices, cpu.usable_cores)
     for launch in launches:
         if launch.fallback:
             click.echo(f"{launch.device}: {launch.fallback}", err=True)
-    check_ram(plan, spec, launches, psutil.virtual_memory().available)
+    check_ram(plan, spec, launches, cpu.available_bytes)
     tokenizer = Tokenizer.of_bundle(bundle)
     with _load_progress(launches) as on_progress:
         engine = Engine(bundle, launches, plan.context_tokens, on_progress)
