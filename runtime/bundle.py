@@ -1,98 +1,213 @@
-"""Bundle: a directory with an exported model; its manifest, checksums, and how to open one."""
+"""Bundle: a directory with an exported model; how to open it, trust it, and pick from it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from runtime.manifest import (
+    BUNDLE_SCHEMA,
+    MANIFEST_NAME,
+    BundleFile,
+    Embedding,
+    Engine,
+    Geometry,
+    Manifest,
+    Part,
+    SpecialTokens,
+    Tokenizer,
+    Variant,
+)
+from runtime.strict_json import read_strict_json, validation_sentence
 from scheduler.errors import BundleError
 from scheduler.plan import Precision
 
-BUNDLE_SCHEMA = "glm-plan/bundle/1"
-MANIFEST_NAME = "manifest.json"
+__all__ = [
+    "BUNDLE_SCHEMA",
+    "MANIFEST_NAME",
+    "Bundle",
+    "BundleFile",
+    "Embedding",
+    "Engine",
+    "Geometry",
+    "Manifest",
+    "Part",
+    "Selection",
+    "SpecialTokens",
+    "Tokenizer",
+    "Variant",
+    "hash_file",
+    "open_bundle",
+    "read_manifest",
+    "select_variant",
+    "verify_bundle",
+]
+
+_MANIFEST_BYTES_LIMIT = 16 << 20
+_HASH_CHUNK_BYTES = 4 << 20
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: every file of ``manifest`` exists under ``path`` with its size."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, file: BundleFile) -> Path:
+        """Where a file of the manifest lies on disk."""
+        return self.path / file.path
 
 
-class BundleFile(_Document):
-    """One file of a bundle: path relative to the bundle, size in bytes, SHA-256 in hex."""
+@dataclass(frozen=True)
+class Selection:
+    """The variant that serves a request; ``note`` is a sentence when stored otherwise."""
 
-    path: str
-    size_bytes: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    variant: Variant
+    requested: Precision
+    note: str | None = None
 
 
-class Variant(_Document):
-    """One way to run a part: the files of one engine at one precision."""
+def open_bundle(path: Path, *, verify: bool = False) -> Bundle:
+    """Open the bundle at ``path``; with ``verify``, also compare every checksum.
 
-    engine: Literal["mnn", "ort"]
-    precision: Precision
-    weight_block: int | None = Field(
-        default=None, description="values that share a scale; null: one scale per channel, or none"
+    Raises BundleError when it is not a bundle, is incomplete, of another schema version, damaged,
+    or when a file lies outside of it.
+    """
+    manifest = read_manifest(path)
+    root = path.resolve()
+    for file in manifest.files():
+        _require_present(path, root, file)
+    bundle = Bundle(path, manifest)
+    if verify:
+        verify_bundle(bundle)
+    return bundle
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at ``path``, its files unseen; BundleError when unusable."""
+    if not path.is_dir():
+        raise BundleError(
+            f"{path} is not a directory; expected a bundle, which `glm-plan export` makes from a"
+            " checkpoint."
+        )
+    manifest_path = path / MANIFEST_NAME
+    try:
+        document = read_strict_json(manifest_path, _MANIFEST_BYTES_LIMIT)
+    except ValueError as error:
+        raise BundleError(
+            f"{manifest_path} {error}; expected a complete bundle, which `glm-plan export` makes."
+        ) from error
+    if document.get("schema") != BUNDLE_SCHEMA:
+        raise BundleError(
+            f"{manifest_path} has the schema {document.get('schema')!r}; this version reads"
+            f" {BUNDLE_SCHEMA!r}, export the checkpoint again."
+        )
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        raise BundleError(
+            f"{manifest_path} is not usable: {validation_sentence(error)}; export the checkpoint"
+            " again."
+        ) from error
+
+
+def select_variant(
+    manifest: Manifest, part: str, engine: Engine, precision: Precision
+) -> Selection:
+    """The files that run ``part`` on ``engine`` at ``precision``.
+
+    An exact match wins (the smallest weight block first, the most exact). MNN holds fp16 weights as
+    fp32 in RAM, so it serves an fp32 request from an fp16 file; the selection's note says so.
+    Raises BundleError naming what there is.
+    """
+    found = next((one for one in manifest.parts if one.name == part), None)
+    if found is None:
+        raise BundleError(
+            f"The bundle of {manifest.model} has no part {part!r}; it has block_0 to"
+            f" block_{manifest.geometry.blocks - 1} and lm_head."
+        )
+    variants = [one for one in found.variants if one.engine == engine]
+    exact = [one for one in variants if one.precision == precision]
+    if exact:
+        # No weight block means one scale per row: the coarsest.
+        return Selection(min(exact, key=lambda one: one.weight_block or 1 << 31), precision)
+    half = next((one for one in variants if one.precision == "fp16"), None)
+    if precision == "fp32" and engine == "mnn" and half is not None:
+        loss = (
+            "without loss, since the checkpoint is fp16"
+            if manifest.source_precision == "fp16"
+            else f"rounded to fp16 from {manifest.source_precision}"
+        )
+        return Selection(half, precision, f"fp32 is served by fp16 files, {loss}.")
+    available = sorted({f"{one.engine} {one.precision}" for one in found.variants})
+    raise BundleError(
+        f"The bundle of {manifest.model} has {part} as {', '.join(available)}, not as {engine}"
+        f" {precision}; export it with --precision {precision}, or ask for what there is."
     )
-    files: list[BundleFile] = Field(description="the first one is what the engine opens")
 
 
-class Part(_Document):
-    """A unit of placement: ``block_0`` .. ``block_{n-1}`` or ``lm_head``."""
+def verify_bundle(
+    bundle: Bundle, *, threads: int = 4, on_file: Callable[[BundleFile], None] | None = None
+) -> None:
+    """Compare the SHA-256 of every file with the manifest; ``on_file`` hears of each match.
 
-    name: str
-    variants: list[Variant]
-
-
-class Geometry(_Document):
-    """What the runtime must know of the model to shape its inputs; sizes in elements."""
-
-    family: str = "chatglm"
-    hidden_size: int = Field(gt=0)
-    ffn_size: int = Field(gt=0)
-    blocks: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    kv_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    vocab_size: int = Field(gt=0)
-    max_context: int = Field(gt=0)
-    layernorm_epsilon: float = Field(gt=0)
-
-
-class SpecialTokens(_Document):
-    """Ids in the bundle's own numbering (after slimming, where the vocabulary was slimmed)."""
-
-    mask: int
-    gmask: int
-    bos: int
-    eos: int
-    pad: int
+    Raises BundleError naming the first file that differs.
+    """
+    files = list({file.path: file for file in bundle.manifest.files()}.values())
+    with ThreadPoolExecutor(threads) as pool:
+        # hashlib releases the GIL for large buffers, so threads use all cores.
+        for file, digest in zip(
+            files, pool.map(lambda one: hash_file(bundle.file(one)), files), strict=True
+        ):
+            if digest != file.sha256:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise BundleError(
+                    f"{bundle.file(file)} does not match its checksum in {MANIFEST_NAME}; export or"
+                    " copy the bundle again."
+                )
+            if on_file is not None:
+                on_file(file)
 
 
-class Embedding(_Document):
-    """Word embeddings as bfloat16 rows [vocab_size, hidden_size], little endian, no header."""
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file in hex; BundleError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror or error}).") from error
+    return digest.hexdigest()
 
-    file: BundleFile
 
-
-class Tokenizer(_Document):
-    """The SentencePiece model and how far its piece ids lie from the model's token ids."""
-
-    file: BundleFile
-    id_offset: int = 0
-
-
-class Manifest(_Document):
-    """Everything that a bundle holds; written last, so that its presence means the bundle is complete."""
-
-    schema_: Literal["glm-plan/bundle/1"] = Field(default=BUNDLE_SCHEMA, alias="schema")
-    model: str
-    geometry: Geometry
-    tokens: SpecialTokens
-    tokenizer: Tokenizer
-    embedding: Embedding
-    parts: list[Part]
-    source_precision: Precision | Literal["bf16"] = Field(description="of the checkpoint's weights")
-    made_by: dict[str, Any] = Field(default={}, description="glm-plan and converter versions")
+def _require_present(path: Path, root: Path, file: BundleFile) -> None:
+    plain = PurePosixPath(file.path)
+    characters_ok = file.path.isprintable() and "\\" not in file.path and ":" not in file.path
+    if plain.is_absolute() or ".." in plain.parts or not characters_ok:
+        raise BundleError(
+            f"{path / MANIFEST_NAME} refers to {file.path!r}, outside the bundle; expected a path"
+            " inside it."
+        )
+    target = path / plain
+    resolved = target.resolve()
+    if not resolved.is_relative_to(root):
+        raise BundleError(
+            f"{target} is a link to {resolved}, outside the bundle; copy the file itself."
+        )
+    if not resolved.is_file():
+        raise BundleError(
+            f"{target} is missing; the bundle is incomplete, export or copy it again."
+        )
+    size_bytes = resolved.stat().st_size
+    if size_bytes != file.size_bytes:
+        raise BundleError(
+            f"{target} has {size_bytes} bytes, {MANIFEST_NAME} says {file.size_bytes}; export or"
+            " copy the bundle again."
+        )

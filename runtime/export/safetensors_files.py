@@ -1,0 +1,69 @@
+"""The tensors of a checkpoint in safetensors files, single or sharded; read by memory map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from runtime.export.shards import list_shards
+from scheduler.errors import CheckpointError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+class SafetensorsFiles:
+    """Tensors by name; nothing is read until asked for.
+
+    Raises CheckpointError on opening when a file is missing, truncated, outside the directory, or
+    lacks a tensor that the index promises.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.files, promised = list_shards(directory, SINGLE, INDEX)
+        self._handles: dict[str, Any] = {}
+        self._home: dict[str, Path] = {}
+        for file in self.files:
+            handle = _open(file)
+            for name in handle.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                if name in self._handles:
+                    raise CheckpointError(
+                        f"{name} is in both {self._home[name]} and {file}; expected one copy."
+                    )
+                self._handles[name], self._home[name] = handle, file
+        for name, file in promised.items():
+            if self._home.get(name) != file:
+                raise CheckpointError(
+                    f"{file} lacks {name}, which {directory / INDEX} promises; download it again."
+                )
+
+    def names(self) -> list[str]:
+        """All tensor names."""
+        return list(self._handles)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Dimensions of a tensor that `names` lists."""
+        return tuple(self._handles[name].get_slice(name).get_shape())
+
+    def read(self, name: str, rows: slice | None = None) -> npt.NDArray[Any]:
+        """A copy of the tensor (or of some rows) in its own dtype; bfloat16 is ml_dtypes'."""
+        part = self._handles[name].get_slice(name)
+        array = part[rows] if rows else part[:] if part.get_shape() else part[()]
+        return np.asarray(array)
+
+    def where(self, name: str) -> Path:
+        """The file that holds the tensor, for messages."""
+        return self._home[name]
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({error}); download it again."
+        ) from error
