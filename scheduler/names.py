@@ -39,11 +39,13 @@ def matching_names(text: str, names: Mapping[str, Sequence[str]]) -> list[str]:
     return []
 
 
-def find_name(text: str, names: Mapping[str, Sequence[str]], kind: str) -> str:
+def find_name(
+    text: str, names: Mapping[str, Sequence[str]], kind: str, otherwise: str | None = None
+) -> str:
     """Return the one name that `text` means.
 
     Raises UserInputError listing the candidates of an ambiguous text, or near matches of an unknown
-    one; `kind` is what the sentence calls the thing, such as "GPU".
+    one (`otherwise` where there are none); `kind` is what the sentence calls it, such as "GPU".
     """
     found = matching_names(text, names)
     if len(found) == 1:
@@ -52,7 +54,8 @@ def find_name(text: str, names: Mapping[str, Sequence[str]], kind: str) -> str:
         raise UserInputError(
             f"{kind} {shorten(text)} could be {listing(found, 'or')}; use the full name."
         )
-    raise UserInputError(f"{kind} {shorten(text)} is unknown; {near_matches(text, list(names))}")
+    hint = near_matches(text, list(names), otherwise)
+    raise UserInputError(f"{kind} {shorten(text)} is unknown; {hint}")
 
 
 def _words(text: str) -> list[list[str]]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _MEMORY_TOLERANCE = 0.1  # drivers keep some of the memory for themselves and report the rest
 
+_SEE_MODELS = "`glm-plan models` lists them all."
+_SEE_GPUS = "`glm-plan gpus` lists them all."
+
 Device = TypeVar("Device", GpuProfile, CpuProfile, RamProfile)
 
 
@@ -46,9 +49,13 @@ def load_model(name: str) -> ModelSpec:
         if key in map(str.casefold, profile.aliases):
             return profile.spec(stem)
     raise UserInputError(
-        f"Model {shorten(name)} is unknown; {near_matches(key, list(files))}"
-        " `glm-plan models` lists them all."
+        f"Model {shorten(name)} is unknown; {near_matches(key, list(files), _SEE_MODELS)}"
     )
+
+
+def load_models() -> list[ModelSpec]:
+    """Load every model profile, by name."""
+    return [load_model(name) for name in model_names()]
 
 
 def load_gpus() -> list[GpuProfile]:
@@ -83,7 +90,7 @@ def find_gpu(name: str, total_bytes: int | None = None) -> GpuProfile:
         ]
         if len(sized) == 1:
             return sized[0]
-    return _find(name, gpus, "GPU")
+    return _find(name, gpus, "GPU", _SEE_GPUS)
 
 
 def find_cpu(name: str) -> CpuProfile:
@@ -109,6 +116,6 @@ def _spellings(devices: Iterable[Device]) -> dict[str, tuple[str, ...]]:
     return {device.name: device.aliases for device in devices}
 
 
-def _find(name: str, devices: list[Device], kind: str) -> Device:
-    found = find_name(name, _spellings(devices), kind)
+def _find(name: str, devices: list[Device], kind: str, otherwise: str | None = None) -> Device:
+    found = find_name(name, _spellings(devices), kind, otherwise)
     return next(device for device in devices if device.name == found)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 _LONGEST_TEXT = 60
-_LONGEST_LIST = 8
+_LONGEST_LIST = 16
 
 
 def shorten(text: str) -> str:
@@ -28,16 +28,19 @@ def show_value(value: object) -> str:
 
 
 def listing(names: Sequence[str], word: str) -> str:
-    """Join names with commas and a last `word` such as "or"; no more than eight of them."""
+    """Join names with commas and a last `word` such as "or"; no more than 16 of them."""
     if len(names) > _LONGEST_LIST:
         return ", ".join(names[:_LONGEST_LIST]) + f" {word} {len(names) - _LONGEST_LIST} more"
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" {word} {names[-1]}"
 
 
-def near_matches(text: str, names: Sequence[str]) -> str:
-    """End a sentence about an unknown name: the nearest known ones, or which there are."""
+def near_matches(text: str, names: Sequence[str], otherwise: str | None = None) -> str:
+    """End a sentence about an unknown name: the nearest known ones, or which there are.
+
+    `otherwise` replaces the latter where a list would be of no use.
+    """
     by_key = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(text[:_LONGEST_TEXT].casefold(), by_key, n=3)
     if near:
         return f"did you mean {listing([by_key[key] for key in near], 'or')}?"
-    return f"known are {listing(sorted(names), 'and')}."
+    return otherwise or f"known are {listing(sorted(names), 'and')}."
