@@ -147,6 +147,11 @@ class Manifest(_Document):
                 raise ValueError(f"{file.path} is listed twice with different contents")
         return self
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files on disk, without the manifest."""
+        return sum({file.path: file.size_bytes for file in self.files()}.values())
+
     def files(self) -> list[BundleFile]:
         """Every file of the bundle except the manifest."""
         of_parts = [

@@ -77,8 +77,8 @@ def convert(onnx_path: Path, mnn_path: Path, encoding: Encoding) -> list[Path]:
     if problem:
         _log.error("last lines of the converter:\n%s", "\n".join(printed[-_SHOWN_LINES:]))
         raise BundleError(
-            f"Converting {onnx_path.stem} to MNN {encoding.precision} failed: {problem}; its last"
-            " lines are in the log (--verbose), please check free memory and disk space."
+            f"Converting {onnx_path.stem} to MNN {encoding.precision} failed: {problem}; check free"
+            " memory and disk space, its last lines were logged."
         )
     return [mnn_path, weight_path]
 

@@ -1,0 +1,195 @@
+"""`glm-plan export`: a checkpoint becomes a bundle, with progress and the size of every part."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import click
+
+from scheduler.errors import UserInputError
+from scheduler.plan import Precision
+from scheduler.units import format_size
+
+if TYPE_CHECKING:
+    from runtime.export.exporter import ExportRequest, Progress
+    from runtime.manifest import Manifest
+
+SCHEMA = "glm-plan/export/1"
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    required=True,
+    help="The directory to make.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp16",
+    show_default=True,
+    metavar="P[,P...]",
+    help="How weights are stored: fp32, fp16, int8, int4; several make one bundle that has all.",
+)
+@click.option(
+    "--weight-block",
+    type=click.Choice(["32", "64", "128"]),
+    help="Values that share a scale at int4.  [default: the largest that divides the widths]",
+)
+@click.option("--name", metavar="NAME", help="The model's name.  [default: the directory's name]")
+@click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
+@click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document ({SCHEMA}).")
+def command(
+    checkpoint: Path,
+    out: Path,
+    precisions: str,
+    weight_block: str | None,
+    name: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Turn a ChatGLM-6B checkpoint into a bundle: one file per block, any of them on any device.
+
+    CHECKPOINT is a directory with config.json, ice_text.model and weights (safetensors, single or
+    sharded). Nothing is downloaded and no code of the checkpoint runs. The bundle appears at --out
+    only when it is complete.
+
+    \b
+    glm-plan export ./chatglm-6b --out ./bundle --precision fp16,int4
+    glm-plan run --bundle ./bundle --vram 11 "你好"
+    """
+    _require_extra()
+    from runtime.export.exporter import ExportRequest
+
+    request = ExportRequest(
+        checkpoint=checkpoint,
+        out=out,
+        precisions=parse_precisions(precisions),
+        weight_block=int(weight_block) if weight_block else None,
+        name=name,
+        force=force,
+    )
+    _run(request, as_json)
+
+
+def export_and_report(checkpoint: Path, out: Path, precisions: Sequence[str]) -> Manifest:
+    """Export as the command does, with its progress bar and table of sizes."""
+    _require_extra()
+    from runtime.export.exporter import ExportRequest
+
+    return _run(ExportRequest(checkpoint, out, parse_precisions(",".join(precisions))), False)
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """``fp16,int4`` as a tuple without repeats; UserInputError for anything else."""
+    words = [word.strip().lower() for word in text.split(",")]
+    for word in words:
+        if word not in get_args(Precision):
+            raise UserInputError(
+                f"--precision is {text!r}; expected one or more of {', '.join(get_args(Precision))}"
+                " with commas between."
+            )
+    return cast("tuple[Precision, ...]", tuple(dict.fromkeys(words)))
+
+
+def _require_extra() -> None:
+    missing = [name for name in ("onnx", "safetensors") if find_spec(name) is None]
+    if missing:
+        raise UserInputError(
+            f"Exporting needs {' and '.join(missing)}: pip install 'glm-plan[export]'."
+        )
+
+
+def _run(request: ExportRequest, as_json: bool) -> Manifest:
+    from runtime.export.exporter import export_bundle
+
+    began = time.perf_counter()
+    with _progress_bar() as on_progress:
+        manifest = export_bundle(request, on_progress)
+    seconds = time.perf_counter() - began
+    if as_json:
+        click.echo(json.dumps(document(request.out, manifest, seconds), indent=1))
+    else:
+        _show(request.out, manifest, seconds)
+    return manifest
+
+
+class _progress_bar:  # noqa: N801 (used like a function: with _progress_bar() as on_progress)
+    """A bar on stderr: the part in work, bytes written, and the time left."""
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[written]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("reading", total=None, written="")
+        self._bar.start()
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def _update(self, progress: Progress) -> None:
+        self._bar.update(
+            self._task,
+            description=progress.part,
+            completed=progress.done,
+            total=progress.total,
+            written=format_size(progress.written_bytes),
+        )
+
+
+def document(out: Path, manifest: Manifest, seconds: float) -> dict[str, Any]:
+    """The JSON form: sizes in bytes as measured on disk, time in seconds as measured."""
+    return {
+        "schema": SCHEMA,
+        "bundle": str(out),
+        "model": manifest.model,
+        "source_precision": manifest.source_precision,
+        "source_sha256": manifest.source_sha256,
+        "seconds": round(seconds, 3),
+        "embedding_bytes": manifest.embedding.file.size_bytes,
+        "total_bytes": manifest.size_bytes,
+        "parts": [
+            {
+                "part": part.name,
+                "engine": variant.engine,
+                "precision": variant.precision,
+                "weight_block": variant.weight_block,
+                "size_bytes": variant.size_bytes,
+            }
+            for part in manifest.parts
+            for variant in part.variants
+        ],
+    }
+
+
+def _show(out: Path, manifest: Manifest, seconds: float) -> None:
+    from rich.console import Console
+
+    from runtime.cli.bundle_view import sizes_table
+
+    console = Console()
+    console.print(sizes_table(manifest))
+    console.print(
+        f"{manifest.model}: {format_size(manifest.size_bytes)} in {seconds:.1f} s at {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
