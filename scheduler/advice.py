@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from scheduler.hardware import Host
-from scheduler.memory import held_block_bytes
+from scheduler.memory import held_block_bytes, stage_memory
 from scheduler.model import block_bytes
 from scheduler.plan import RamBudget, Stage
 from scheduler.request import PlanRequest
@@ -85,37 +87,34 @@ def warnings_on(
 
 def _warnings_on_gpu(request: PlanRequest, decision: Decision, stage: Stage) -> list[str]:
     warnings = []
-    memory = stage.memory
-    beside = memory.total_bytes - memory.weights_bytes
+    memory, free_bytes = stage.memory, stage.free_bytes
+    beside_bytes = memory.total_bytes - memory.weights_bytes
     need = (
-        f"{format_size(memory.total_bytes)} (weights {format_size(memory.weights_bytes)}, KV cache"
-        f" {format_size(memory.kv_cache_bytes)}, workspace {format_size(memory.workspace_bytes)},"
-        f" runtime {format_size(memory.runtime_bytes)})"
+        f"{stage.device} needs {format_size(memory.total_bytes)} (estimated: weights"
+        f" {format_size(memory.weights_bytes)}, KV cache {format_size(memory.kv_cache_bytes)},"
+        f" workspace {format_size(memory.workspace_bytes)}, runtime"
+        f" {format_size(memory.runtime_bytes)}) for {len(stage.blocks)} blocks and a prompt of"
+        f" {request.context_tokens} tokens"
     )
-    if stage.free_bytes is None:
+    if free_bytes is None:
+        warnings.append(f"{need}; its free memory is unknown.")
+    elif memory.total_bytes > free_bytes:
         warnings.append(
-            f"{stage.device} needs {need} for {len(stage.blocks)} blocks and its free memory is"
-            " unknown."
+            f"{need}; {format_size(free_bytes)} are free. {_remedy(request, stage, free_bytes)}"
         )
-    elif memory.total_bytes > stage.free_bytes:
+    elif beside_bytes > decision.reserve_bytes:
         warnings.append(
-            f"{stage.device} needs {need} for {len(stage.blocks)} blocks and has"
-            f" {format_size(stage.free_bytes)} free: expect it to run out of memory. Lower"
-            " --context or --gpu-blocks, or raise --reserve."
-        )
-    elif beside > decision.reserve_bytes:
-        warnings.append(
-            f"{stage.device}: KV cache, workspace and runtime take {format_size(beside)} at"
-            f" {request.context_tokens} tokens x {request.slots}, more than the reserve of"
-            f" {format_size(decision.reserve_bytes)}."
+            f"{stage.device}: KV cache, workspace and runtime take {format_size(beside_bytes)}"
+            f" (estimated) at {request.context_tokens} tokens, more than the reserve of"
+            f" {format_size(decision.reserve_bytes)}; what the blocks leave free covers it."
         )
     by_formula = len(stage.blocks) * decision.block_bytes + decision.reserve_bytes
-    if stage.free_bytes is not None and by_formula > stage.free_bytes:
+    if free_bytes is not None and by_formula > free_bytes:
         warnings.append(
             f"{stage.device}: {len(stage.blocks)} blocks of"
             f" {block_size_text(decision.block_bytes)} and the reserve of"
             f" {format_size(decision.reserve_bytes)} come to {format_size(by_formula)};"
-            f" {format_size(stage.free_bytes)} are free."
+            f" {format_size(free_bytes)} are free."
         )
     if request.gpu_precision == "int8":
         warnings.append(
@@ -123,3 +122,23 @@ def _warnings_on_gpu(request: PlanRequest, decision: Decision, stage: Stage) -> 
             " (an open bug); use fp16 or int4 there."
         )
     return warnings
+
+
+def _remedy(request: PlanRequest, stage: Stage, free_bytes: int) -> str:
+    """What makes an overfull GPU fit: the largest context, or the most blocks, that do."""
+
+    def needed_bytes(blocks: int, context: int) -> int:
+        memory = stage_memory(
+            request.model, "cuda", blocks, stage.precision, None, context, request.slots
+        )
+        return memory.total_bytes
+
+    blocks, context = len(stage.blocks), request.context_tokens
+    fitting = bisect_right(range(1, context), free_bytes, key=lambda n: needed_bytes(blocks, n))
+    fewer = bisect_right(range(1, blocks), free_bytes, key=lambda n: needed_bytes(n, context))
+    ways = []
+    if fitting:
+        ways.append(f"--context {fitting} fits")
+    if fewer:
+        ways.append(f"{fewer} blocks fit at this context")
+    return f"By the same estimate {' and '.join(ways)}." if ways else "Nothing smaller fits either."

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from scheduler.model import (
+    Matrix,
     ModelSpec,
     block_bytes,
     block_kv_bytes_per_token,
@@ -28,13 +29,13 @@ KV_FIRST_STEP = 64
 
 # llama.cpp's developers report 107 MiB (RTX 4060 Ti) to 555 MiB (RTX PRO 6000) for a CUDA context.
 CUDA_CONTEXT_BYTES = 512 * MIB
-# A Python process that has imported MNN and NumPy and created a runtime manager.
-CPU_WORKER_BYTES = 96 * MIB
-# The same, with the CUDA driver's and libraries' own host memory.
+# Python with NumPy, MNN and a runtime manager: 47 MiB resident on Linux with Python 3.11.
+CPU_WORKER_BYTES = 64 * MIB
+# The same beside a CUDA context, whose driver and libraries hold host memory too (not measured).
 CUDA_WORKER_HOST_BYTES = 384 * MIB
-# The process with the tokenizer, sampler and command line. Pages of the mapped embedding can be
-# dropped at any time and do not count.
-DRIVER_BYTES = 128 * MIB
+# The process with tokenizer, sampler and command line: 50 MiB resident. Pages of the mapped
+# embedding can be dropped at any time and do not count.
+DRIVER_BYTES = 64 * MIB
 
 _FP32_BYTES = 4
 _FP16_BYTES = 2
@@ -100,25 +101,65 @@ def kv_cache_bytes(
     return (blocks + (1 if capacity > KV_FIRST_STEP else 0)) * per_block
 
 
-def workspace_bytes(
-    spec: ModelSpec, blocks: int, context: int, lm_head: bool, slots: int, bytes_per_value: int
-) -> int:
-    """Compute transient memory: prefill of a prompt that fills the context, and logits (estimated).
+def prefill_bytes(spec: ModelSpec, context: int, bytes_per_value: int) -> int:
+    """Compute the activations of one block over a prompt that fills the context (estimated).
 
-    Prefill holds hidden states, query/key/value or the feed-forward's inner values, and attention
-    scores before and after softmax over the prompt and one empty step of the cache; also the new
-    keys and values of every block until they are stored. Logits are fp32, one row per slot.
+    Four times the hidden states, three times the attention scores (joined, after softmax, split
+    again) over the prompt and one empty step of the cache, and the mask; or the feed-forward's
+    inner values where these are more. MNN 3.6.1 on x86 took 0.87 to 1.05 of this for prompts of 512
+    to 2,048 tokens at hidden size 1,024 and 4,096. Blocks run in turn and share this memory.
     """
-    logits = slots * spec.vocab_size * _FP32_BYTES if lm_head else 0
-    if blocks == 0:
-        return logits
-    query = spec.heads * spec.head_dim
-    new_kv = 2 * spec.kv_heads * spec.head_dim
-    scores = 2 * spec.heads * (context + KV_FIRST_STEP)
-    attention = 2 * spec.hidden_size + 2 * query + new_kv + scores
-    feed_forward = 2 * spec.hidden_size + spec.ffn_size * (3 if spec.gated_mlp else 2)
-    per_token = max(attention, feed_forward) + blocks * new_kv
-    return context * per_token * bytes_per_value + logits
+    seen = context + KV_FIRST_STEP
+    attention = 3 * spec.heads * seen + seen
+    feed_forward = spec.ffn_size * (3 if spec.gated_mlp else 2)
+    return context * (4 * spec.hidden_size + max(attention, feed_forward)) * bytes_per_value
+
+
+def new_kv_bytes(spec: ModelSpec, blocks: int, context: int, bytes_per_value: int) -> int:
+    """Compute the new keys and values of one full prompt, which all blocks hold until the end."""
+    return blocks * context * block_kv_bytes_per_token(spec, bytes_per_value)
+
+
+def workspace_bytes(
+    spec: ModelSpec,
+    kind: DeviceKind,
+    blocks: int,
+    precision: Precision,
+    lm_head_precision: Precision | None,
+    context: int,
+    slots: int,
+) -> int:
+    """Compute transient memory: prefill, new keys and values, logits; or a part's copy as it loads.
+
+    One slot prefills at a time. Loading holds a second copy of a part's largest matrix, and so does
+    MNN's fp32 matrix product on the CPU (Strassen's method; both measured).
+    """
+    running = loading = 0
+    if blocks:
+        per_value = value_bytes(precision, kind)
+        running = prefill_bytes(spec, context, per_value)
+        running += new_kv_bytes(spec, blocks, context, per_value)
+        loading = _largest_matrix_bytes(block_matrices(spec), precision, kind)
+        if kind == "cpu" and precision in ("fp32", "fp16"):
+            running += loading
+    if lm_head_precision is not None:
+        running += slots * spec.vocab_size * _FP32_BYTES
+        head = _largest_matrix_bytes((lm_head_matrix(spec),), lm_head_precision, kind)
+        loading = max(loading, head)
+    return max(running, loading)
+
+
+def _largest_matrix_bytes(
+    matrices: tuple[Matrix, ...], precision: Precision, kind: DeviceKind
+) -> int:
+    bits = {"fp32": 32, "fp16": 32 if kind == "cpu" else 16, "int8": 8, "int4": 4}[precision]
+    return max(matrix.rows * matrix.inner for matrix in matrices) * bits // 8
+
+
+def hop_bytes(spec: ModelSpec, stages: int, context: int, slots: int) -> int:
+    """Compute the shared memory between processes: fp32 hidden states per boundary, and logits."""
+    boundaries = (stages + 1) * context * spec.hidden_size
+    return slots * (boundaries + spec.vocab_size) * _FP32_BYTES
 
 
 def stage_memory(
@@ -131,12 +172,12 @@ def stage_memory(
     slots: int,
 ) -> StageMemory:
     """Itemise what a stage holds on its device; `lm_head_precision` None: lm_head is elsewhere."""
-    per_value = value_bytes(precision, kind)
-    lm_head = lm_head_precision is not None
     return StageMemory(
         weights_bytes=blocks * held_block_bytes(spec, precision, kind),
         lm_head_bytes=held_lm_head_bytes(spec, lm_head_precision, kind) if lm_head_precision else 0,
-        kv_cache_bytes=kv_cache_bytes(spec, blocks, context, slots, per_value),
-        workspace_bytes=workspace_bytes(spec, blocks, context, lm_head, slots, per_value),
+        kv_cache_bytes=kv_cache_bytes(spec, blocks, context, slots, value_bytes(precision, kind)),
+        workspace_bytes=workspace_bytes(
+            spec, kind, blocks, precision, lm_head_precision, context, slots
+        ),
         runtime_bytes=CPU_WORKER_BYTES if kind == "cpu" else CUDA_CONTEXT_BYTES,
     )

@@ -42,7 +42,9 @@ class StageMemory(_Document):
         default=0,
         description="capacity x slots for these blocks, and one block's copy to grow",
     )
-    workspace_bytes: int = Field(ge=0, default=0, description="prefill activations and logits")
+    workspace_bytes: int = Field(
+        ge=0, default=0, description="prefill, logits, copies while loading"
+    )
     runtime_bytes: int = Field(ge=0, default=0, description="device context and libraries")
     provenance: Provenance = Field(default="estimated", description="of all items together")
 
@@ -115,7 +117,9 @@ class RamBudget(_Document):
     """RAM of the host: every CPU stage, every stage's process, and the process that drives them."""
 
     needed_bytes: int = Field(ge=0)
-    driver_bytes: int = Field(ge=0, description="of which: the process with tokenizer and sampler")
+    driver_bytes: int = Field(
+        ge=0, description="of which: the process with tokenizer and sampler, and shared memory"
+    )
     available_bytes: int | None = Field(default=None, ge=0)
     available_provenance: Provenance | None = None
     provenance: Provenance = Field(default="estimated", description="of the needed bytes")

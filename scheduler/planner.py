@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from scheduler.advice import notes_on, warnings_on
 from scheduler.hardware import Host
-from scheduler.memory import CUDA_WORKER_HOST_BYTES, DRIVER_BYTES, kv_cache_bytes, stage_memory
-from scheduler.model import embedding_bytes
+from scheduler.memory import (
+    CUDA_WORKER_HOST_BYTES,
+    DRIVER_BYTES,
+    hop_bytes,
+    kv_cache_bytes,
+    stage_memory,
+)
+from scheduler.model import block_bytes, embedding_bytes
 from scheduler.placement import block_ranges
 from scheduler.plan import Plan, RamBudget, Stage
 from scheduler.request import PlanRequest, check_request, run_command
@@ -22,7 +28,7 @@ def make_plan(request: PlanRequest, host: Host | None = None) -> Plan:
     spec = request.model
     decision = decide(request, host)
     stages = _stages(request, decision, host)
-    ram = _ram_budget(stages, host)
+    ram = _ram_budget(request, stages, host)
     return Plan(
         model=spec.name,
         policy=request.policy,
@@ -62,8 +68,13 @@ def _gpu_stage(request: PlanRequest, share: GpuShare, held: tuple[int, int]) -> 
         memory=stage_memory(
             spec, "cuda", share.blocks, request.gpu_precision, None, context, slots
         ),
-        # The worker keeps keys and values in RAM as fp32 and hands them to the device.
-        host_bytes=CUDA_WORKER_HOST_BYTES + kv_cache_bytes(spec, share.blocks, context, slots, 4),
+        # A block passes through RAM as it loads; later the worker keeps keys and values there, as
+        # fp32, and hands them to the device.
+        host_bytes=CUDA_WORKER_HOST_BYTES
+        + max(
+            block_bytes(spec, request.gpu_precision),
+            kv_cache_bytes(spec, share.blocks, context, slots, 4),
+        ),
         free_bytes=share.free_bytes,
         free_provenance=share.free_provenance,
     )
@@ -96,11 +107,13 @@ def _cpu_stage(
     )
 
 
-def _ram_budget(stages: list[Stage], host: Host | None) -> RamBudget:
+def _ram_budget(request: PlanRequest, stages: list[Stage], host: Host | None) -> RamBudget:
+    hops = hop_bytes(request.model, len(stages), request.context_tokens, request.slots)
     on_cpu = sum(stage.memory.total_bytes for stage in stages if stage.device == "cpu")
+    beside_gpus = sum(stage.host_bytes for stage in stages)
     return RamBudget(
-        needed_bytes=DRIVER_BYTES + on_cpu + sum(stage.host_bytes for stage in stages),
-        driver_bytes=DRIVER_BYTES,
+        needed_bytes=DRIVER_BYTES + hops + on_cpu + beside_gpus,
+        driver_bytes=DRIVER_BYTES + hops,
         available_bytes=host.cpu.available_bytes if host else None,
         available_provenance="measured" if host else None,
     )

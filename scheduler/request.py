@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +19,14 @@ LARGEST_SLOTS = 1024
 class PlanRequest:
     """A question to the planner; None means: decide from the model and the host.
 
+    `bundle` is where the exported model lies; None: it ships with glm-plan.
     `vram_bytes` is the free memory of each GPU in order and replaces what was measured.
     `reserve_bytes` stays free on every GPU. `gpu_blocks` overrules the policy. `context` is in
     tokens, for each of `slots` running requests.
     """
 
     model: ModelSpec
+    bundle: str | None = None
     vram_bytes: tuple[int, ...] | None = None
     gpu_precision: Precision = "fp16"
     cpu_precision: Precision = "fp32"
@@ -60,10 +63,17 @@ def check_request(request: PlanRequest) -> None:
 
 def run_command(request: PlanRequest) -> str:
     """Spell the command that makes this plan again and answers a prompt with it."""
-    words = ["glm-plan run", "--model", request.model.name]
+    source = ["--model", request.model.name]
+    if request.bundle is not None:
+        source = ["--bundle", shlex.quote(request.bundle)]
+    words = ["glm-plan run", *source]
     for free_bytes in request.vram_bytes or ():
         words += ["--vram", flag_size(free_bytes)]
-    words += ["--gpu-precision", request.gpu_precision, "--cpu-precision", request.cpu_precision]
+    gpu, cpu = request.gpu_precision, request.cpu_precision
+    if gpu == cpu:
+        words += ["--precision", gpu]
+    else:
+        words += ["--gpu-precision", gpu, "--cpu-precision", cpu]
     if request.reserve_bytes is not None:
         words += ["--reserve", flag_size(request.reserve_bytes)]
     if request.gpu_blocks is not None:

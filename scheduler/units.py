@@ -30,6 +30,7 @@ _UNIT_BYTES = {
 }
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})\s*([A-Za-z]*)")
 _LARGEST_BYTES = 1 << 60
+_LONGEST_SHOWN = 40
 
 
 def parse_size(text: str, what: str = "size") -> int:
@@ -39,16 +40,17 @@ def parse_size(text: str, what: str = "size") -> int:
     UserInputError, naming ``what``, for anything else: negative, NaN, infinite, unknown unit, over
     1 EiB.
     """
+    shown = repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "...")
     match = _SIZE.fullmatch(text.strip())
     unit = match.group(2).lower() if match else None
     if match is None or unit not in _UNIT_BYTES:
         raise UserInputError(
-            f"{what} is {text!r}; expected a non-negative amount such as 11, 11GiB, 11000MiB"
+            f"{what} is {shown}; expected a non-negative amount such as 11, 11GiB, 11000MiB"
             " or 11.5 (GiB when no unit is given)."
         )
     size_bytes = math.floor(Fraction(match.group(1)) * _UNIT_BYTES[unit])
     if size_bytes > _LARGEST_BYTES:
-        raise UserInputError(f"{what} is {text!r}; that is more than 1 EiB, check the unit.")
+        raise UserInputError(f"{what} is {shown}; that is more than 1 EiB, check the unit.")
     return size_bytes
 
 

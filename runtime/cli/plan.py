@@ -33,7 +33,9 @@ def command(planning: Planning, as_json: bool, out: Path | None) -> None:
     from scheduler.plan_file import plan_json, write_plan
     from scheduler.profiles import load_model
 
-    plan = planning.plan(load_model(planning.model))
+    spec = load_model(planning.model)
+    bundle = None if _ships(spec.name) else f"{spec.name}-bundle"
+    plan = planning.plan(spec, bundle)
     if out is not None:
         write_plan(plan, out)
     if as_json:
@@ -41,6 +43,13 @@ def command(planning: Planning, as_json: bool, out: Path | None) -> None:
         return
     from runtime.cli.plan_view import show
 
-    show(plan)
+    show(plan, bundle)
     if out is not None:
-        click.echo(f"written to {out}")
+        click.echo(f"Plan written to {out}.")
+
+
+def _ships(model: str) -> bool:
+    """Tell whether a bundle of this model comes with glm-plan."""
+    from importlib.resources import files
+
+    return (files("profiles") / "models" / f"{model}-bundle").is_dir()

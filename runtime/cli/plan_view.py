@@ -25,30 +25,27 @@ class Ink:
     style: str
 
 
-def show(plan: Plan) -> None:
-    """Print a plan to stdout."""
+def show(plan: Plan, bundle: str | None) -> None:
+    """Print a plan to stdout; `bundle` is the directory to export to before the plan can run."""
     console = Console(highlight=False, markup=False)
     inks = inks_of(plan, console.encoding)
     console.print(Text(headline(plan), style="bold"), soft_wrap=True)
-    console.print(_indented(formula_lines(plan)))
+    console.print(_labelled(formula_lines(plan)))
     console.print()
     for line in map_lines(plan, inks):
         console.print(line)
     console.print(_legend(plan, inks))
     console.print()
-    console.print(Text("  Memory of each stage (estimated) and of its device", style="bold"))
     console.print(_memory_table(plan))
-    console.print(_ram_line(plan))
+    console.print(_labelled([("RAM", ram_line(plan))]))
     console.print()
-    for label, style, sentences in (
-        ("warning", "bold red", plan.warnings),
-        ("note", "dim", plan.notes),
-    ):
-        if sentences:
-            console.print(_labelled(label, style, sentences))
+    advice = [("warning", sentence) for sentence in plan.warnings]
+    console.print(_labelled(advice + [("note", sentence) for sentence in plan.notes]))
     if plan.command:
         console.print()
-        console.print("Run it (--model needs an exported bundle):", style="dim")
+        console.print(Text("  run it", style="dim"))
+        if bundle is not None:
+            console.print(f"  glm-plan export CHECKPOINT --out {bundle}", soft_wrap=True)
         console.print(f"  {plan.command}", soft_wrap=True)
 
 
@@ -64,18 +61,21 @@ def headline(plan: Plan) -> str:
     )
 
 
-def formula_lines(plan: Plan) -> list[str]:
+def formula_lines(plan: Plan) -> list[tuple[str, str]]:
     """The rule with its numbers, one line per GPU, and where the numbers come from."""
     decision = plan.decision
-    lines = str(decision["text"]).split("; ")
-    sources = {gpu["free_provenance"] for gpu in decision["gpus"] if gpu["free_provenance"]}
-    origin = [f"free memory {' and '.join(sorted(sources))}"] if sources else []
+    lines = [("rule", text) for text in str(decision["text"]).split("; ")]
+    if not decision["gpus"]:
+        return lines
+    origins = sorted({gpu["free_provenance"] or "unknown" for gpu in decision["gpus"]})
+    lines.append(("free", f"{' and '.join(origins)}"))
     if decision["reserve_source"] == decision["block_source"]:
-        origin.append(f"reserve and block size: {decision['block_source']}")
-    else:
-        origin.append(f"reserve: {decision['reserve_source']}")
-        origin.append(f"block size: {decision['block_source']}")
-    return [*lines, *origin] if decision["gpus"] else lines
+        return [*lines, ("source", decision["block_source"])]
+    return [
+        *lines,
+        ("reserve", decision["reserve_source"]),
+        ("block", decision["block_source"]),
+    ]
 
 
 def inks_of(plan: Plan, encoding: str) -> dict[str, Ink]:
@@ -151,8 +151,17 @@ def _memory_table(plan: Plan) -> Table:
     """Memory of each stage in one unit; columns that are empty everywhere stay out."""
     largest = max(stage.memory.total_bytes for stage in plan.stages)
     unit, unit_bytes = ("GiB", GIB) if largest >= GIB else ("MiB", MIB)
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column(f"  {unit}", no_wrap=True)
+    table = Table(
+        box=None,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+        header_style="dim",
+        title=f"  {unit}, estimated; free memory as labelled",
+        title_justify="left",
+        title_style="dim",
+    )
+    table.add_column("")
     for title in ("weights", "lm_head", "KV cache", "workspace", "runtime", "needed", "free"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, style="dim")
@@ -177,26 +186,21 @@ def _memory_table(plan: Plan) -> Table:
     return table
 
 
-def _ram_line(plan: Plan) -> Text:
+def ram_line(plan: Plan) -> str:
+    """RAM needed by all processes together, and what there is."""
     ram = plan.ram
-    available = "unknown"
+    available = "an unknown amount is available"
     if ram.available_bytes is not None:
-        available = f"{format_size(ram.available_bytes)} ({ram.available_provenance})"
-    return Text(
-        f"  RAM for the CPU stage and all processes: {format_size(ram.needed_bytes)}"
-        f" ({ram.provenance}); available: {available}"
-    )
+        available = f"{format_size(ram.available_bytes)} available ({ram.available_provenance})"
+    return f"{format_size(ram.needed_bytes)} for all processes ({ram.provenance}), {available}"
 
 
-def _indented(lines: list[str]) -> Text:
-    return Text("\n".join(f"  {line}" for line in lines))
-
-
-def _labelled(label: str, style: str, sentences: list[str]) -> Table:
+def _labelled(lines: list[tuple[str, str]]) -> Table:
     """Sentences that wrap beside their label, on any width."""
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True, style=style)
+    grid.add_column(no_wrap=True)
     grid.add_column()
-    for sentence in sentences:
-        grid.add_row(label, Text(sentence))
+    for label, sentence in lines:
+        style = "bold red" if label == "warning" else "dim"
+        grid.add_row(Text(f"  {label}", style=style), Text(sentence))
     return grid

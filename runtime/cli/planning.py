@@ -35,12 +35,13 @@ class Planning:
     slots: int
     policy: Literal["reserve"]
 
-    def request(self, spec: ModelSpec) -> PlanRequest:
-        """Ask the planner about this model."""
+    def request(self, spec: ModelSpec, bundle: str | None = None) -> PlanRequest:
+        """What to ask the planner; `bundle` is the directory that the plan's command shall name."""
         from scheduler.request import PlanRequest
 
         return PlanRequest(
             model=spec,
+            bundle=bundle,
             vram_bytes=self.vram_bytes,
             gpu_precision=self.gpu_precision,
             cpu_precision=self.cpu_precision,
@@ -51,11 +52,11 @@ class Planning:
             policy=self.policy,
         )
 
-    def plan(self, spec: ModelSpec) -> Plan:
+    def plan(self, spec: ModelSpec, bundle: str | None = None) -> Plan:
         """Measure this host, GPUs only where --vram does not state them, and plan."""
         from scheduler.planner import make_plan
 
-        return make_plan(self.request(spec), self._host())
+        return make_plan(self.request(spec, bundle), self._host())
 
     def _host(self) -> Host:
         if self.vram_bytes is None:
