@@ -19,14 +19,13 @@ LARGEST_SLOTS = 1024
 class PlanRequest:
     """A question to the planner; None means: decide from the model and the host.
 
-    `bundle` is where the exported model lies; None: it ships with glm-plan.
     `vram_bytes` is the free memory of each GPU in order and replaces what was measured.
     `reserve_bytes` stays free on every GPU. `gpu_blocks` overrules the policy. `context` is in
-    tokens, for each of `slots` running requests.
+    tokens, for each of `slots` running requests. `bundle` is the directory that the plan's command
+    shall name; None: the model ships with glm-plan.
     """
 
     model: ModelSpec
-    bundle: str | None = None
     vram_bytes: tuple[int, ...] | None = None
     gpu_precision: Precision = "fp16"
     cpu_precision: Precision = "fp32"
@@ -35,6 +34,7 @@ class PlanRequest:
     context: int | None = None
     slots: int = 1
     policy: Literal["reserve"] = "reserve"
+    bundle: str | None = None
 
     @property
     def context_tokens(self) -> int:

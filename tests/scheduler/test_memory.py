@@ -1,0 +1,161 @@
+"""Bytes on devices: against sums done by hand for ChatGLM-6B, and properties for any geometry."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.memory import (
+    DeviceKind,
+    held_block_bytes,
+    held_lm_head_bytes,
+    hop_bytes,
+    kv_cache_bytes,
+    kv_capacity,
+    new_kv_bytes,
+    stage_memory,
+    workspace_bytes,
+)
+from scheduler.model import ModelSpec
+from scheduler.plan import Precision
+from scheduler.profiles import load_model
+from scheduler.units import MIB
+
+CHATGLM = load_model("chatglm-6b")
+kinds = st.sampled_from(["cpu", "cuda"])
+precisions = st.sampled_from(["fp32", "fp16", "int8", "int4"])
+
+# ChatGLM-6B by hand: 12 x 4096^2 weights; biases and norms are 53,248 values in fp32.
+WEIGHTS = 12 * 4096**2
+VECTOR_BYTES = 4 * 53_248
+LARGEST_MATRIX = 4096 * 16384
+ROWS = 12288 + 4096 + 16384 + 4096
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> ModelSpec:
+    kv_heads = draw(st.integers(1, 8))
+    heads = kv_heads * draw(st.integers(1, 8))
+    head_dim = 4 * draw(st.integers(1, 64))
+    return ModelSpec(
+        name="any",
+        family="chatglm",
+        hidden_size=heads * head_dim,
+        ffn_size=draw(st.integers(1, 1 << 15)),
+        blocks=draw(st.integers(1, 128)),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=draw(st.integers(1, 1 << 18)),
+        max_context=draw(st.integers(1, 1 << 17)),
+        norm=draw(st.sampled_from(["layer", "rms"])),
+        gated_mlp=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
+        attention_output_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        norms_per_block=draw(st.integers(1, 4)),
+        tied_embeddings=draw(st.booleans()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "held_bytes"),
+    [
+        ("fp32", "cpu", 4 * WEIGHTS + VECTOR_BYTES),
+        ("fp16", "cpu", 4 * WEIGHTS + VECTOR_BYTES),  # expanded
+        ("int8", "cpu", WEIGHTS + 8 * ROWS + VECTOR_BYTES),
+        ("int4", "cpu", WEIGHTS // 2 + 8 * WEIGHTS // 128 + VECTOR_BYTES),
+        ("fp32", "cuda", 4 * WEIGHTS + VECTOR_BYTES),
+        ("fp16", "cuda", 2 * WEIGHTS + VECTOR_BYTES),
+        ("int8", "cuda", WEIGHTS + 8 * ROWS + VECTOR_BYTES + 2 * LARGEST_MATRIX),
+        ("int4", "cuda", WEIGHTS // 2 + WEIGHTS // 16 + VECTOR_BYTES + 2 * LARGEST_MATRIX),
+    ],
+)
+def test_a_chatglm_block(precision: Precision, kind: DeviceKind, held_bytes: int) -> None:
+    assert held_block_bytes(CHATGLM, precision, kind) == held_bytes
+
+
+def test_published_block_sizes() -> None:
+    assert -(-held_block_bytes(CHATGLM, "fp16", "cuda") // MIB) == 385
+    assert -(-held_block_bytes(CHATGLM, "fp32", "cuda") // MIB) == 769
+
+
+def test_lm_head() -> None:
+    head = 130528 * 4096
+    norm = 2 * 4096 * 4
+    assert held_lm_head_bytes(CHATGLM, "fp32", "cpu") == 4 * head + norm
+    assert held_lm_head_bytes(CHATGLM, "int8", "cpu") == head + 8 * 130528 + norm
+
+
+@pytest.mark.parametrize(
+    ("context", "capacity"),
+    [(1, 64), (64, 64), (65, 128), (1000, 1024), (1024, 1024), (1025, 2048), (2048, 2048)],
+)
+def test_the_cache_grows_in_steps(context: int, capacity: int) -> None:
+    assert kv_capacity(context) == capacity
+
+
+def test_kv_cache_by_hand() -> None:
+    a_block = 2048 * 2 * 4096 * 2  # tokens, keys and values, width, fp16
+    assert kv_cache_bytes(CHATGLM, 23, 2048, 1, 2) == 24 * a_block  # one more while it grows
+    assert kv_cache_bytes(CHATGLM, 23, 1025, 3, 2) == 3 * 24 * a_block
+    assert kv_cache_bytes(CHATGLM, 23, 64, 1, 2) == 23 * a_block // 32  # the first step never grew
+    assert kv_cache_bytes(CHATGLM, 0, 2048, 1, 2) == 0
+    assert new_kv_bytes(CHATGLM, 23, 2048, 2) == 23 * a_block
+
+
+def test_loading_a_head_takes_it_twice() -> None:
+    """A stage that only holds lm_head peaks while loading, not while running."""
+    head = 130528 * 4096 * 4
+    assert workspace_bytes(CHATGLM, "cpu", 0, "fp32", "fp32", 2048, 1) == head
+    assert workspace_bytes(CHATGLM, "cpu", 0, "fp32", None, 2048, 1) == 0
+
+
+def test_hidden_states_between_stages() -> None:
+    assert hop_bytes(CHATGLM, 2, 2048, 1) == 4 * (3 * 2048 * 4096 + 130528)
+
+
+@given(
+    geometries(),
+    kinds,
+    precisions,
+    st.none() | precisions,
+    st.integers(0, 200),
+    st.integers(1, 1 << 17),
+    st.integers(1, 64),
+)
+def test_no_item_is_negative_and_more_never_takes_less(
+    spec: ModelSpec,
+    kind: DeviceKind,
+    precision: Precision,
+    lm_head_precision: Precision | None,
+    blocks: int,
+    context: int,
+    slots: int,
+) -> None:
+    def total_bytes(more_blocks: int, more_context: int, more_slots: int) -> int:
+        memory = stage_memory(
+            spec,
+            kind,
+            blocks + more_blocks,
+            precision,
+            lm_head_precision,
+            context + more_context,
+            slots + more_slots,
+        )
+        items = memory.model_dump(exclude={"provenance", "total_bytes"}).values()
+        assert min(items) >= 0
+        assert memory.total_bytes == sum(items)
+        return memory.total_bytes
+
+    base_bytes = total_bytes(0, 0, 0)
+    assert total_bytes(1, 0, 0) > base_bytes
+    assert total_bytes(0, 1, 0) >= base_bytes
+    assert total_bytes(0, 0, 1) >= base_bytes
+
+
+@given(geometries(), kinds)
+def test_fewer_bits_never_take_more(spec: ModelSpec, kind: DeviceKind) -> None:
+    fp32, fp16 = (held_block_bytes(spec, name, kind) for name in ("fp32", "fp16"))
+    assert fp16 <= fp32

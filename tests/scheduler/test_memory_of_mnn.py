@@ -1,0 +1,123 @@
+"""What the planner counts for a block on the CPU, against the resident memory of the real MNN."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.export.block_graph import write_block
+from runtime.export.converter import Encoding, convert
+from runtime.export.weights import BlockWeights, Linear, Norm
+from scheduler.memory import held_block_bytes, new_kv_bytes, prefill_bytes
+from scheduler.model import ModelSpec
+from scheduler.plan import Precision
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="resident memory is read from /proc"
+)
+
+REPOSITORY = Path(__file__).parents[2]
+HIDDEN, HEADS, TOKENS = 1024, 8, 1024
+SPEC = ModelSpec(
+    name="test",
+    family="chatglm",
+    hidden_size=HIDDEN,
+    ffn_size=4 * HIDDEN,
+    blocks=1,
+    heads=HEADS,
+    kv_heads=HEADS,
+    head_dim=HIDDEN // HEADS,
+    vocab_size=HIDDEN,
+    max_context=2048,
+    norm="layer",
+    gated_mlp=False,
+    qkv_bias=True,
+    attention_output_bias=True,
+    mlp_bias=True,
+    norms_per_block=2,
+    tied_embeddings=True,
+)
+
+# Prints resident bytes: after one block, after seven, and the most during one prefill of them all.
+CHILD = """
+import ctypes, os, sys
+from pathlib import Path
+answer = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+import numpy as np
+from runtime.backends.mnn import MnnBackend
+from runtime.stage import Stage, Step
+from runtime.step_inputs import Row
+
+def resident(key):
+    ctypes.CDLL(None).malloc_trim(0)
+    status = Path("/proc/self/status").read_text().split(key + ":")[1]
+    return int(status.split()[0]) * 1024
+
+path, hidden, heads, tokens = sys.argv[1], *map(int, sys.argv[2:])
+backend = MnnBackend("cpu", 1, heads, hidden // heads)
+backend.load_block(Path(path))
+first = resident("VmRSS")
+for _ in range(6):
+    backend.load_block(Path(path))
+loaded = resident("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+states = np.random.default_rng(0).standard_normal((1, tokens, hidden)).astype("f")
+stage = Stage(backend, hidden // heads, 2 * tokens)
+stage.forward(Step((Row(0, tokens - 1, tokens - 2),), tokens), states)
+os.write(answer, repr([first, loaded, resident("VmHWM")]).encode())
+"""
+
+
+@pytest.fixture(scope="module")
+def block_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    random = np.random.default_rng(0)
+
+    def linear(rows: int, inner: int) -> Linear:
+        weight = random.standard_normal((rows, inner), dtype=np.float32) * np.float32(0.02)
+        return Linear(weight=weight, bias=np.zeros(rows, np.float32))
+
+    def norm() -> Norm:
+        return Norm(weight=np.ones(HIDDEN, np.float32), bias=np.zeros(HIDDEN, np.float32))
+
+    path = tmp_path_factory.mktemp("block") / "block.onnx"
+    weights = BlockWeights(
+        input_norm=norm(),
+        query_key_value=linear(3 * HIDDEN, HIDDEN),
+        dense=linear(HIDDEN, HIDDEN),
+        post_attention_norm=norm(),
+        up=linear(4 * HIDDEN, HIDDEN),
+        down=linear(HIDDEN, 4 * HIDDEN),
+    )
+    write_block(path, weights, heads=HEADS, layernorm_epsilon=1e-5)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("precision", "weight_block"), [("fp32", None), ("fp16", None), ("int8", None), ("int4", 128)]
+)
+def test_blocks_take_what_is_planned(
+    block_onnx: Path, tmp_path: Path, precision: Precision, weight_block: int | None
+) -> None:
+    mnn = tmp_path / "block.mnn"
+    convert(block_onnx, mnn, Encoding(precision, weight_block))
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *map(str, (mnn, HIDDEN, HEADS, TOKENS))],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, loaded, peak = json.loads(done.stdout)
+    held = held_block_bytes(SPEC, precision, "cpu")
+    module = 1 << 20  # graph, buffers of a loaded module
+    assert held * 0.98 < (loaded - first) / 6 < held * 1.1 + module
+    # Prefill: activations once, and new keys and values of every block beside the cache they enter.
+    grown = prefill_bytes(SPEC, TOKENS, 4) + 2 * new_kv_bytes(SPEC, 7, TOKENS, 4)
+    assert grown * 0.6 < peak - loaded < grown * 1.25
