@@ -8,7 +8,7 @@ from scheduler.hardware import Host
 from scheduler.memory import held_block_bytes, stage_memory
 from scheduler.model import block_bytes
 from scheduler.plan import RamBudget, Stage
-from scheduler.request import PlanRequest
+from scheduler.request import RUNNABLE_FAMILIES, PlanRequest
 from scheduler.reserve import Decision, block_size_text
 from scheduler.units import format_size
 
@@ -24,7 +24,12 @@ def notes_on(request: PlanRequest, decision: Decision, host: Host | None) -> lis
         for share in decision.shares
         if share.free_bytes is None and share.blocks == 0
     ]
-    if decision.gpu_blocks:
+    if request.model.family not in RUNNABLE_FAMILIES:
+        notes.append(
+            f"{request.model.name} can be planned but not run: this version exports and runs"
+            " ChatGLM-6B models only."
+        )
+    elif decision.gpu_blocks:
         notes.append(
             "GPU stages need an MNN built with CUDA; its PyPI wheels have the CPU backend only."
             " `glm-plan devices` shows what works here."

@@ -14,7 +14,7 @@ from scheduler.memory import (
 from scheduler.model import block_bytes, embedding_bytes
 from scheduler.placement import block_ranges
 from scheduler.plan import Plan, RamBudget, Stage
-from scheduler.request import PlanRequest, check_request, run_command
+from scheduler.request import RUNNABLE_FAMILIES, PlanRequest, check_request, run_command
 from scheduler.reserve import Decision, GpuShare, decide, decision_document
 
 
@@ -42,7 +42,7 @@ def make_plan(request: PlanRequest, host: Host | None = None) -> Plan:
         decision=decision_document(request, decision),
         notes=notes_on(request, decision, host),
         warnings=warnings_on(request, decision, stages, ram),
-        command=run_command(request),
+        command=run_command(request) if spec.family in RUNNABLE_FAMILIES else None,
     )
 
 

@@ -13,6 +13,8 @@ from scheduler.units import GIB, MIB
 
 DEFAULT_CONTEXT = 2048
 LARGEST_SLOTS = 1024
+RUNNABLE_FAMILIES = frozenset({"chatglm"})
+"""Model families that can be exported and run; any dense decoder can be planned."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Ink:
     style: str
 
 
-def show(plan: Plan, bundle: str | None) -> None:
+def show(plan: Plan, bundle: str | None = None) -> None:
     """Print a plan to stdout; `bundle` is the directory to export to before the plan can run."""
     console = Console(highlight=False, markup=False)
     inks = inks_of(plan, console.encoding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -119,9 +120,16 @@ def test_more_memory_never_means_fewer_gpu_blocks(
 
 @given(requests())
 def test_the_command_states_the_memory_exactly(request: PlanRequest) -> None:
+    request = replace(request, model=CHATGLM, context=None)
     words = (make_plan(request).command or "").split()
     amounts = tuple(parse_size(size) for flag, size in pairwise(words) if flag == "--vram")
     assert amounts == (request.vram_bytes or ())
+
+
+def test_only_what_runs_gets_a_command() -> None:
+    plan = make_plan(PlanRequest(load_model("llama-2-7b"), (11 * GIB,)))
+    assert plan.command is None
+    assert any("llama-2-7b can be planned but not run" in note for note in plan.notes)
 
 
 def test_two_gpus_fill_in_order() -> None:
