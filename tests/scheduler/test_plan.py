@@ -244,6 +244,16 @@ def _shift_cpu_stage(document: dict[str, Any], first_block: int) -> None:
     document["stages"][1]["first_block"] = first_block
 
 
+def _split_gpu_stage(document: dict[str, Any]) -> None:
+    stage = document["stages"][0]
+    document["stages"].insert(1, {**stage, "first_block": 10})
+    stage["last_block"] = 9
+
+
+def _second_lm_head(document: dict[str, Any]) -> None:
+    document["stages"][0].update(lm_head=True, lm_head_precision="fp16")
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -255,6 +265,8 @@ def _shift_cpu_stage(document: dict[str, Any], first_block: int) -> None:
         (lambda d: d["stages"].reverse(), "leave a gap"),
         (lambda d: d["stages"].pop(), "disagree"),
         (lambda d: d["stages"][1].update(device="gpu0"), "disagree"),
+        (_split_gpu_stage, "a device appears twice among the stages: gpu0, gpu0, cpu"),
+        (_second_lm_head, "2 stages hold lm_head"),
         (lambda d: d["stages"][1].update(lm_head=False), "lm_head_precision must be given"),
         (lambda d: d["stages"][1].update(last_block=None), "both be numbers or both be null"),
         (lambda d: d["stages"][0].update(first_block=23, last_block=22), "lies before"),
