@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -225,9 +224,9 @@ def _part_bytes(
         weight_block = default_weight_block(spec)
     total = vectors * _FP32_BYTES
     for rows, inner, _ in matrices:
-        total += math.ceil(rows * inner * bits / 8)
+        total += -(-rows * inner * bits // 8)
         if bits <= 8:
-            group = weight_block or inner
+            group = inner if weight_block is None else weight_block
             if group < 1 or inner % group:
                 raise UserInputError(
                     f"Weight block {group} does not divide a matrix of inner width {inner} in"

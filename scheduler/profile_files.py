@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     Schema = TypeVar("Schema", bound=BaseModel)
 
 Kind = Literal["models", "devices"]
-_LARGEST_FILE_BYTES = 1 << 20
+_LARGEST_FILE_BYTES = 1 << 17
+_LONGEST_LINE_BYTES = 1000  # tomllib takes square time and memory in the dots of a key
 
 
 def config_dir() -> Path:
@@ -33,28 +34,27 @@ def config_dir() -> Path:
         return Path(own)
     if sys.platform == "win32":
         base = os.environ.get("APPDATA")
-        return Path(base or Path.home() / "AppData" / "Roaming") / "glm-plan"
+        return Path(base or _home() / "AppData" / "Roaming") / "glm-plan"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "glm-plan"
+        return _home() / "Library" / "Application Support" / "glm-plan"
     base = os.environ.get("XDG_CONFIG_HOME")
-    return Path(base if base and Path(base).is_absolute() else Path.home() / ".config") / "glm-plan"
+    return Path(base if base and Path(base).is_absolute() else _home() / ".config") / "glm-plan"
 
 
 def profile_files(kind: Kind) -> dict[str, Path]:
-    """Map the lower-case stem of every profile to its file; the user's own replace shipped ones.
+    """Map the lower-case stem of every profile to its file: shipped ones, then the user's own.
+
+    A file of the user's takes the place of a shipped one of the same name.
 
     Raises UserInputError where the user's directory exists and cannot be read.
     """
     own = config_dir() / kind
-    found = {
-        file.stem.casefold(): file for file in _toml_files(Path(str(files("profiles"))) / kind)
-    }
-    if own.is_dir():
-        try:
-            found |= {file.stem.casefold(): file for file in _toml_files(own)}
-        except OSError as error:
-            raise UserInputError(f"{own} cannot be read: {error.strerror or error}.") from error
-    return dict(sorted(found.items()))
+    shipped = _toml_files(Path(str(files("profiles"))) / kind)
+    try:
+        mine = _toml_files(own) if own.is_dir() else {}
+    except OSError as error:
+        raise UserInputError(f"{own} cannot be read: {error.strerror or error}.") from error
+    return {stem: file for stem, file in shipped.items() if stem not in mine} | mine
 
 
 def read_profile(file: Path, schema: type[Schema]) -> Schema:
@@ -70,7 +70,9 @@ def read_profile(file: Path, schema: type[Schema]) -> Schema:
     except OSError as error:
         raise UserInputError(f"{file} cannot be read: {error.strerror or error}.") from error
     if len(content) > _LARGEST_FILE_BYTES:
-        raise UserInputError(f"{file} is over 1 MiB; a profile is a few KiB of TOML.")
+        raise UserInputError(f"{file} is over 128 KiB; a profile is a few KiB of TOML.")
+    if any(len(line) > _LONGEST_LINE_BYTES for line in content.splitlines()):
+        raise UserInputError(f"{file} has a line of over 1,000 bytes; break it up.")
     try:
         document = tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
@@ -85,19 +87,41 @@ def read_profile(file: Path, schema: type[Schema]) -> Schema:
         raise UserInputError(f"{file}: {_first_fault(error, schema)}") from None
 
 
-def _toml_files(directory: Path) -> list[Path]:
-    return [entry for entry in directory.iterdir() if entry.suffix.lower() == ".toml"]
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UserInputError(
+            "This user has no home directory to look for profiles in; set GLM_PLAN_CONFIG_DIR."
+        ) from error
+
+
+def _toml_files(directory: Path) -> dict[str, Path]:
+    entries = sorted(directory.iterdir())
+    return {file.stem.casefold(): file for file in entries if file.suffix.lower() == ".toml"}
 
 
 def _first_fault(error: ValidationError, schema: type[BaseModel]) -> str:
     fault = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in fault["loc"] if part not in ("float", "list[float]"))
+    key = _path(fault["loc"])
     if fault["type"] == "missing":
         return f"{key} is missing."
     if fault["type"] == "extra_forbidden":
         known = [name for name in _keys(schema, fault["loc"][:-1]) if name]
-        return f"{key[:80]} is no key of a profile; {near_matches(str(fault['loc'][-1]), known)}"
+        return f"{key} is no key of a profile; {near_matches(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "value_error":
+        return f"{_expectation(fault)}."
     return f"{key or 'the file'} is {show_value(fault['input'])}; {_expectation(fault)}."
+
+
+def _path(parts: tuple[int | str, ...]) -> str:
+    """Spell the place of a fault as gpu[0].memory_gib; at most 100 characters."""
+    text = ""
+    for part in parts:
+        if part not in ("size", "sizes"):  # the two forms of memory_gib
+            text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    text = text.removeprefix(".")[:100]
+    return text if text.isprintable() else repr(text)
 
 
 def _keys(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

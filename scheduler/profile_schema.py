@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from scheduler.device_profiles import CpuProfile, GpuProfile, RamProfile
 from scheduler.model import LARGEST, ModelSpec, ReserveRule
@@ -32,7 +32,7 @@ class _Sourced(_Table):
     @model_validator(mode="after")
     def _has_a_default(self) -> _Sourced:
         if "default" not in self.sources:
-            raise ValueError("expected a [sources] table that has at least the key default")
+            raise ValueError("the [sources] table lacks the key default, for all other numbers")
         return self
 
 
@@ -95,7 +95,11 @@ class GpuTable(_Table):
 
     name: _Name
     aliases: list[_Name] = []
-    memory_gib: _Positive | Annotated[list[_Positive], Field(min_length=2, max_length=16)]
+    memory_gib: Annotated[
+        Annotated[_Positive, Tag("size")]
+        | Annotated[list[_Positive], Field(min_length=2, max_length=16), Tag("sizes")],
+        Discriminator(lambda value: "sizes" if isinstance(value, list) else "size"),
+    ]
     bus_width_bits: int = Field(ge=1, le=1 << 20)
     data_rate_gbps: _Positive
     bandwidth_gbps: _Positive
@@ -148,7 +152,7 @@ class DeviceFile(_Sourced):
     @model_validator(mode="after")
     def _gpus_have_a_vendor(self) -> DeviceFile:
         if self.gpu and (self.vendor is None or self.generation is None):
-            raise ValueError("expected the keys vendor and generation above the [[gpu]] tables")
+            raise ValueError("vendor or generation is missing above the [[gpu]] tables")
         return self
 
     def gpus(self) -> list[GpuProfile]:

@@ -29,7 +29,7 @@ Device = TypeVar("Device", GpuProfile, CpuProfile, RamProfile)
 
 def model_names() -> list[str]:
     """Names of all model profiles, without reading them."""
-    return list(profile_files("models"))
+    return sorted(profile_files("models"))
 
 
 def load_model(name: str) -> ModelSpec:
@@ -59,7 +59,7 @@ def load_models() -> list[ModelSpec]:
 
 
 def load_gpus() -> list[GpuProfile]:
-    """Load every GPU profile, by file and in the files' order; later ones of a name win."""
+    """Load every GPU profile in the files' order; the user's own win over shipped ones."""
     return _devices(lambda file: file.gpus())
 
 
