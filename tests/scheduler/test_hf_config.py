@@ -16,6 +16,7 @@ from scheduler.model import ModelSpec, block_bytes, total_parameters
 from scheduler.profiles import load_model
 from tests.scheduler.published_models import MODELS
 
+TINY = Path(__file__).parents[2] / "profiles" / "models" / "tiny-glm"
 LLAMA = MODELS["Llama-3.1-8B"].config
 
 
@@ -44,6 +45,11 @@ def test_shipped_profile_is_what_config_json_says(name: str) -> None:
     profile = load_model(published.profile)
     spec = spec_from_hf_config(published.config, published.profile)
     assert {**vars(profile), "reserve_rule": None} == vars(spec)
+
+
+@pytest.mark.skipif(not TINY.is_dir(), reason="the tiny model is not in this checkout")
+def test_tiny_profile_is_what_its_checkpoint_says() -> None:
+    assert load_model("tiny-glm") == read_hf_config(TINY)
 
 
 def test_optional_keys_of_llama() -> None:
