@@ -16,7 +16,7 @@ from scheduler.plan import Precision
 from scheduler.units import format_size
 
 if TYPE_CHECKING:
-    from runtime.export.exporter import ExportRequest, Progress
+    from runtime.export.request import ExportRequest, Progress
     from runtime.manifest import Manifest
 
 SCHEMA = "glm-plan/export/1"
@@ -40,41 +40,61 @@ SCHEMA = "glm-plan/export/1"
     help="How weights are stored: fp32, fp16, int8, int4; several make one bundle that has all.",
 )
 @click.option(
+    "--head-precision",
+    "head_precisions",
+    metavar="P[,P...]",
+    help="How lm_head is stored.  [default: as --precision]",
+)
+@click.option(
     "--weight-block",
     type=click.Choice(["32", "64", "128"]),
     help="Values that share a scale at int4.  [default: the largest that divides the widths]",
 )
 @click.option("--name", metavar="NAME", help="The model's name.  [default: the directory's name]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Conversions at once.  [default: what free RAM and the cores allow]",
+)
+@click.option("--resume", is_flag=True, help="Keep what an interrupted export has finished.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
 @click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document ({SCHEMA}).")
 def command(
     checkpoint: Path,
     out: Path,
     precisions: str,
+    head_precisions: str | None,
     weight_block: str | None,
     name: str | None,
+    jobs: int | None,
+    resume: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Turn a ChatGLM-6B checkpoint into a bundle: one file per block, any of them on any device.
 
-    CHECKPOINT is a directory with config.json, ice_text.model and weights (safetensors, single or
-    sharded). Nothing is downloaded and no code of the checkpoint runs. The bundle appears at --out
-    only when it is complete.
+    CHECKPOINT is a directory with config.json, ice_text.model and weights (safetensors or
+    pytorch_model.bin, single or sharded, also the int8 and int4 releases). Nothing is downloaded
+    and no code of the checkpoint runs. The bundle appears at --out only when it is complete; a
+    bundle of the same checkpoint that is there already gains the precisions it lacks.
 
     \b
     glm-plan export ./chatglm-6b --out ./bundle --precision fp16,int4
     glm-plan run --bundle ./bundle --vram 11 "你好"
     """
     _require_extra()
-    from runtime.export.exporter import ExportRequest
+    from runtime.export.request import ExportRequest
 
     request = ExportRequest(
         checkpoint=checkpoint,
         out=out,
         precisions=parse_precisions(precisions),
+        head_precisions=parse_precisions(head_precisions) if head_precisions else None,
         weight_block=int(weight_block) if weight_block else None,
         name=name,
+        jobs=jobs,
+        resume=resume,
         force=force,
     )
     _run(request, as_json)
@@ -83,7 +103,7 @@ def command(
 def export_and_report(checkpoint: Path, out: Path, precisions: Sequence[str]) -> Manifest:
     """Export as the command does, with its progress bar and table of sizes."""
     _require_extra()
-    from runtime.export.exporter import ExportRequest
+    from runtime.export.request import ExportRequest
 
     return _run(ExportRequest(checkpoint, out, parse_precisions(",".join(precisions))), False)
 
@@ -112,8 +132,12 @@ def _run(request: ExportRequest, as_json: bool) -> Manifest:
     from runtime.export.exporter import export_bundle
 
     began = time.perf_counter()
-    with _progress_bar() as on_progress:
-        manifest = export_bundle(request, on_progress)
+    try:
+        with _progress_bar() as on_progress:
+            manifest = export_bundle(request, on_progress)
+    except BaseException:
+        _say_what_is_kept(request.out)
+        raise
     seconds = time.perf_counter() - began
     if as_json:
         click.echo(json.dumps(document(request.out, manifest, seconds), indent=1))
@@ -122,24 +146,32 @@ def _run(request: ExportRequest, as_json: bool) -> Manifest:
     return manifest
 
 
+def _say_what_is_kept(out: Path) -> None:
+    from runtime.export.workspace import workspace_of
+
+    kept = workspace_of(out)
+    if kept.exists():
+        click.echo(f"Finished parts are kept in {kept}; add --resume to go on.", err=True)
+
+
 class _progress_bar:  # noqa: N801 (used like a function: with _progress_bar() as on_progress)
     """A bar on stderr: the part in work, bytes written, and the time left."""
 
     def __enter__(self) -> Callable[[Progress], None]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         self._bar = Bar(
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[written]}"),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[written]} written"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._bar.add_task("reading", total=None, written="")
+        self._task = self._bar.add_task("reading", total=None, written="0 B")
         self._bar.start()
         return self._update
 
@@ -149,9 +181,9 @@ class _progress_bar:  # noqa: N801 (used like a function: with _progress_bar() a
     def _update(self, progress: Progress) -> None:
         self._bar.update(
             self._task,
-            description=progress.part,
-            completed=progress.done,
-            total=progress.total,
+            description=progress.doing,
+            completed=progress.done_bytes,
+            total=progress.total_bytes,
             written=format_size(progress.written_bytes),
         )
 

@@ -72,7 +72,7 @@ def write_lm_head(path: Path, weights: HeadWeights, *, layernorm_epsilon: float)
         graph.input("x", ["B", 1, hidden])
         graph.output("logits", ["B", 1, vocab])
         normed = _layer_norm(graph, "x", weights.norm, "norm", layernorm_epsilon)
-        matrix = graph.weight("lm_head.weight", weights.weight.T)
+        matrix = graph.transposed_weight("lm_head.weight", weights.weight)
         graph.node("MatMul", [normed, matrix], "logits")
 
 
@@ -101,9 +101,8 @@ def _layer_norm(graph: OnnxGraph, x: str, norm: Norm, name: str, epsilon: float)
 def _linear(graph: OnnxGraph, x: str, linear: Linear, name: str) -> str:
     # A MatMul with a constant and the Add behind it become one 1x1 convolution, which is what gets
     # quantised.
-    product = graph.node(
-        "MatMul", [x, graph.weight(f"{name}.weight", linear.weight.T)], f"{name}.product"
-    )
+    weight = graph.transposed_weight(f"{name}.weight", linear.weight)
+    product = graph.node("MatMul", [x, weight], f"{name}.product")
     return graph.node("Add", [product, graph.weight(f"{name}.bias", linear.bias)], name)
 
 

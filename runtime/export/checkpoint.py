@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from runtime.export.config import ChatGlmConfig, read_config
-from runtime.export.safetensors_files import SafetensorsFiles
+from runtime.export.quantised import SCALE_SUFFIX, stored_columns, unpack
 from runtime.export.shards import require_inside
+from runtime.export.tensor_files import open_tensors
+from runtime.export.tokenizer_model import require_tokenizer
 from runtime.export.weights import Array, BlockWeights, HeadWeights, Linear, Norm
 from scheduler.errors import CheckpointError
 
-SourcePrecision = Literal["fp32", "fp16", "bf16"]
+SourcePrecision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 
 EMBEDDING = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"
 TOKENIZER = "ice_text.model"
 _PRECISIONS: dict[str, SourcePrecision] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_CHUNK_VALUES = 1 << 24  # converted at a time: 64 MiB of fp32
 
 
 class Checkpoint:
     """An opened checkpoint: every tensor is there in its shape; values are checked when read.
 
-    ``files`` lists what identifies the checkpoint: configuration, tokenizer and weights.
+    The vocabulary is the slim one: the image tokens of the first release are left out, and token
+    ids count from there. ``files`` lists what identifies the checkpoint: configuration, tokenizer
+    and weights. ``source_precision`` is that of the linear layers.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -35,13 +42,14 @@ class Checkpoint:
             )
         config_path = require_inside(directory, "config.json")
         self.config: ChatGlmConfig = read_config(config_path)
+        self.vocab_size = self.config.vocab_size - self.config.image_tokens
         self.tokenizer_path = require_inside(directory, TOKENIZER)
-        self._tensors = SafetensorsFiles(directory)
+        require_tokenizer(self.tokenizer_path, self.vocab_size)
+        self._tensors = open_tensors(directory)
         self.files = [config_path, self.tokenizer_path, *self._tensors.files]
         self._names = set(self._tensors.names())
         self._require_tensors()
-        # One row is enough to learn the type, and cheap at any size.
-        self.source_precision = self._precision_of(EMBEDDING)
+        self.source_precision = self._precision()
 
     def block(self, number: int) -> BlockWeights:
         """The weights of one block. Raises CheckpointError for NaN or infinite values."""
@@ -57,12 +65,14 @@ class Checkpoint:
 
     def head(self) -> HeadWeights:
         """Final norm and lm_head; a tied head is the embedding."""
-        weight = self._read(EMBEDDING if self.tied else LM_HEAD)
+        name = EMBEDDING if self.tied else LM_HEAD
+        weight = self._read(name, self.config.image_tokens, self.config.vocab_size)
         return HeadWeights(self._norm("transformer.final_layernorm"), weight)
 
     def embedding_rows(self, start: int, stop: int) -> Array:
-        """Rows of the word embedding, [stop - start, hidden]."""
-        return self._read(EMBEDDING, slice(start, stop))
+        """Rows of the word embedding by slim token id, [stop - start, hidden]."""
+        first = self.config.image_tokens
+        return self._read(EMBEDDING, first + start, first + stop)
 
     @property
     def tied(self) -> bool:
@@ -77,48 +87,83 @@ class Checkpoint:
     def _linear(self, prefix: str) -> Linear:
         return Linear(self._read(f"{prefix}.weight"), self._read(f"{prefix}.bias"))
 
-    def _read(self, name: str, rows: slice | None = None) -> Array:
-        array = self._tensors.read(name, rows)
-        if array.dtype.name not in _PRECISIONS:
-            raise CheckpointError(
-                f"{self._tensors.where(name)} stores {name} as {array.dtype.name}; expected"
-                " float16, bfloat16 or float32."
-            )
-        values: Array = np.ascontiguousarray(array, np.float32)
-        if not np.isfinite(values).all():
-            raise CheckpointError(
-                f"{self._tensors.where(name)} has NaN or infinite values in {name}; the checkpoint"
-                " is damaged."
-            )
+    def _read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Rows of a tensor as fp32, in chunks so that only the result is large."""
+        rows, *columns = self._shapes[name]
+        stop = rows if stop is None else stop
+        values: Array = np.empty((stop - start, *columns), np.float32)
+        decode = self._decoder(name)
+        step = max(1, _CHUNK_VALUES // max(1, *columns, 1))
+        for first in range(start, stop, step):
+            some = slice(first, min(first + step, stop))
+            chunk = decode(self._tensors.read(name, some), some)
+            if not np.isfinite(chunk).all():
+                raise CheckpointError(
+                    f"{self._tensors.where(name)} has NaN or infinite values in {name}; the"
+                    " checkpoint is damaged."
+                )
+            values[some.start - start : some.stop - start] = chunk
         return values
 
-    def _precision_of(self, name: str) -> SourcePrecision:
-        dtype = self._tensors.read(name, slice(0, 1)).dtype.name
-        if dtype not in _PRECISIONS:
-            raise CheckpointError(
-                f"{self._tensors.where(name)} stores {name} as {dtype}; expected float16, bfloat16"
-                " or float32."
-            )
-        return _PRECISIONS[dtype]
+    def _decoder(self, name: str) -> Callable[[npt.NDArray[Any], slice], npt.NDArray[Any]]:
+        if self._tensors.dtype(name) != "int8":
+            return lambda stored, _: stored
+        scale = self._tensors.read(name + SCALE_SUFFIX)
+        bits = self.config.quantization_bit or 8
+        return lambda stored, rows: unpack(stored, scale[rows], bits)
+
+    def _precision(self) -> SourcePrecision:
+        kinds = {
+            self._tensors.dtype(name)
+            for name in self._shapes
+            if name != EMBEDDING and "layernorm" not in name
+        }
+        if "int8" in kinds:
+            return "int4" if self.config.quantization_bit == 4 else "int8"
+        # The widest type of any block names the whole.
+        return next(_PRECISIONS[kind] for kind in _PRECISIONS if kind in kinds)
 
     def _require_tensors(self) -> None:
-        expected = expected_shapes(self.config)
+        self._shapes = expected_shapes(self.config)
         if self.tied:
-            del expected[LM_HEAD]
-        missing = [name for name in expected if name not in self._names]
+            del self._shapes[LM_HEAD]
+        quantised = [
+            name
+            for name, shape in self._shapes.items()
+            if len(shape) == 2 and name in self._names and self._tensors.dtype(name) == "int8"
+        ]
+        stored = dict(self._shapes)
+        for name in quantised:
+            bits = self.config.quantization_bit
+            if bits not in (4, 8):
+                raise CheckpointError(
+                    f"{self._tensors.where(name)} stores {name} as int8, and config.json names no"
+                    " quantization_bit of 4 or 8."
+                )
+            rows, columns = self._shapes[name]
+            stored[name] = (rows, stored_columns(columns, bits))
+            stored[name + SCALE_SUFFIX] = (rows,)
+        missing = [name for name in stored if name not in self._names]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise CheckpointError(
                 f"{self.directory} lacks the tensor {missing[0]}{more}; expected a complete"
                 " ChatGLM-6B checkpoint."
             )
-        for name, shape in expected.items():
-            found = self._tensors.shape(name)
-            if found != shape:
-                raise CheckpointError(
-                    f"{self._tensors.where(name)} has {name} of shape {list(found)}; config.json"
-                    f" implies {list(shape)}."
-                )
+        for name, shape in stored.items():
+            self._require_form(name, shape, name in quantised)
+
+    def _require_form(self, name: str, shape: tuple[int, ...], quantised: bool) -> None:
+        where, found = self._tensors.where(name), self._tensors.shape(name)
+        if found != shape:
+            raise CheckpointError(
+                f"{where} has {name} of shape {list(found)}; config.json implies {list(shape)}."
+            )
+        dtype = self._tensors.dtype(name)
+        if not quantised and dtype not in _PRECISIONS:
+            raise CheckpointError(
+                f"{where} stores {name} as {dtype}; expected float16, bfloat16 or float32."
+            )
 
 
 def expected_shapes(config: ChatGlmConfig) -> dict[str, tuple[int, ...]]:

@@ -39,6 +39,11 @@ class ChatGlmConfig(BaseModel):
     tie_word_embeddings: bool | None = None
 
     @property
+    def image_tokens(self) -> int:
+        """How many leading ids stand for images; no text uses them, so they are left out."""
+        return IMAGE_TOKENS if self.vocab_size == LARGE_VOCABULARY else 0
+
+    @property
     def head_dim(self) -> int:
         """Elements of one head."""
         return self.hidden_size // self.num_attention_heads
@@ -118,11 +123,15 @@ def _require_expressible(path: Path, config: ChatGlmConfig) -> ChatGlmConfig:
             f"{path} sets pre_seq_len (a P-tuning prefix), which cannot be exported; use the base"
             " checkpoint."
         )
+    if config.quantization_bit not in (None, 0, 4, 8):
+        raise CheckpointError(
+            f"{path} gives quantization_bit {config.quantization_bit}; expected 4, 8 or none."
+        )
     for name in ("bos", "eos", "pad", "mask", "gmask"):
         token = getattr(config, f"{name}_token_id")
-        if token >= config.vocab_size:
+        if not config.image_tokens <= token < config.vocab_size:
             raise CheckpointError(
-                f"{path} gives {name}_token_id {token}, beyond the vocabulary of"
-                f" {config.vocab_size}."
+                f"{path} gives {name}_token_id {token}, outside the {config.image_tokens} to"
+                f" {config.vocab_size - 1} that text may use."
             )
     return config

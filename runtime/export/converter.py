@@ -11,47 +11,29 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
+from runtime.export.request import Encoding
 from scheduler.errors import BundleError
-from scheduler.plan import Precision
 
 _log = logging.getLogger(__name__)
 
 _CHILD = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
 _SUCCESS = "Converted Success!"
 _SHOWN_LINES = 8
+_POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """How a part's weights are stored: precision, and for int4 how many values share a scale."""
-
-    precision: Precision
-    weight_block: int | None = None
-
-    @property
-    def directory(self) -> str:
-        """The folder of a bundle that holds parts of this encoding."""
-        block = f"-block{self.weight_block}" if self.weight_block else ""
-        return f"mnn-{self.precision}{block}"
-
-    def options(self) -> list[str]:
-        """The converter's flags."""
-        if self.precision == "fp32":
-            return []
-        if self.precision == "fp16":
-            return ["--fp16"]
-        bits = self.precision.removeprefix("int")
-        block = ["--weightQuantBlock", str(self.weight_block)] if self.weight_block else []
-        return ["--weightQuantBits", bits, "--weightQuantAsymmetric", *block]
+class StoppedError(Exception):
+    """The conversion was called off because another part of the export failed."""
 
 
-def convert(onnx_path: Path, mnn_path: Path, encoding: Encoding) -> list[Path]:
+def convert(onnx_path: Path, mnn_path: Path, encoding: Encoding, stop: Event) -> list[Path]:
     """Convert one graph; returns the files made: ``mnn_path`` and its weights beside it.
 
-    Raises BundleError when the child fails, leaves a layer unquantised, or makes no file.
+    Raises BundleError when the child fails, leaves a layer unquantised, or makes no file, and
+    StoppedError soon after ``stop`` is set.
     """
     arguments = [
         *("-f", "ONNX", "--modelFile", str(onnx_path.resolve())),
@@ -59,21 +41,11 @@ def convert(onnx_path: Path, mnn_path: Path, encoding: Encoding) -> list[Path]:
         # Level 2 breaks the block (measured); external weights load twice as fast and may pass
         # the 2 GiB that one .mnn file may hold.
         *("--optimizeLevel", "1", "--saveExternalData", "--bizCode", "glm-plan"),
-        *encoding.options(),
+        *_flags(encoding),
     ]
-    child = subprocess.run(  # noqa: S603 (our own interpreter, a list of arguments)
-        [sys.executable, "-c", _CHILD, *arguments],
-        cwd=onnx_path.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        env=_child_environment(),
-    )
-    printed = child.stdout.decode("utf-8", "replace").splitlines()
-    _log.debug("converter output for %s:\n%s", onnx_path.name, "\n".join(printed))
+    status, printed = _run_child(arguments, onnx_path.parent, mnn_path.stem, stop)
     weight_path = mnn_path.with_name(mnn_path.name + ".weight")
-    problem = _problem(child.returncode, printed, mnn_path, weight_path)
+    problem = _problem(status, printed, mnn_path, weight_path)
     if problem:
         _log.error("last lines of the converter:\n%s", "\n".join(printed[-_SHOWN_LINES:]))
         raise BundleError(
@@ -81,6 +53,41 @@ def convert(onnx_path: Path, mnn_path: Path, encoding: Encoding) -> list[Path]:
             " memory and disk space, its last lines were logged."
         )
     return [mnn_path, weight_path]
+
+
+def _flags(encoding: Encoding) -> list[str]:
+    if encoding.precision == "fp32":
+        return []
+    if encoding.precision == "fp16":
+        return ["--fp16"]
+    bits = encoding.precision.removeprefix("int")
+    block = ["--weightQuantBlock", str(encoding.weight_block)] if encoding.weight_block else []
+    return ["--weightQuantBits", bits, "--weightQuantAsymmetric", *block]
+
+
+def _run_child(arguments: list[str], folder: Path, name: str, stop: Event) -> tuple[int, list[str]]:
+    """The child's exit status and the lines it printed."""
+    output_path = folder / f"{name}.log"
+    with output_path.open("wb") as output:
+        child = subprocess.Popen(  # noqa: S603 (our own interpreter, a list of arguments)
+            [sys.executable, "-c", _CHILD, *arguments],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_child_environment(),
+        )
+        try:
+            while child.poll() is None:
+                if stop.wait(_POLL_SECONDS):
+                    raise StoppedError
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    printed = output_path.read_text("utf-8", "replace").splitlines()
+    _log.debug("converter output for %s:\n%s", name, "\n".join(printed))
+    return child.returncode, printed
 
 
 def _child_environment() -> dict[str, str]:

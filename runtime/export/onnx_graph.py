@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ OPSET = 17  # the first with LayerNormalization as one operator
 IR_VERSION = 8
 
 Dims = list[int | str]
+_COLUMNS_AT_ONCE = 64
 
 
 class OnnxGraph:
@@ -91,20 +93,30 @@ class OnnxGraph:
 
     def weight(self, name: str, array: npt.NDArray[np.float32]) -> str:
         """Add an fp32 constant whose bytes go to the data file."""
-        array = np.ascontiguousarray(array, np.float32)
+        self._declare_weight(name, array.shape)
+        np.ascontiguousarray(array, np.float32).tofile(self._data)
+        return name
+
+    def transposed_weight(self, name: str, matrix: npt.NDArray[np.float32]) -> str:
+        """Add ``matrix`` [rows, columns] as the constant [columns, rows], without a whole copy."""
+        rows, columns = matrix.shape
+        self._declare_weight(name, (columns, rows))
+        for start in range(0, columns, _COLUMNS_AT_ONCE):
+            np.ascontiguousarray(matrix[:, start : start + _COLUMNS_AT_ONCE].T).tofile(self._data)
+        return name
+
+    def _declare_weight(self, name: str, dims: tuple[int, ...]) -> None:
         tensor = TensorProto(
             name=name,
             data_type=TensorProto.FLOAT,
-            dims=array.shape,
+            dims=dims,
             data_location=TensorProto.EXTERNAL,
         )
         entries = {
             "location": self._data_path.name,
             "offset": str(self._data.tell()),
-            "length": str(array.nbytes),
+            "length": str(4 * math.prod(dims)),
         }
         for key, value in entries.items():
             tensor.external_data.add(key=key, value=value)
-        array.tofile(self._data)
         self._constants.append(tensor)
-        return name

@@ -14,6 +14,18 @@ from scheduler.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 
 
 class SafetensorsFiles:
@@ -49,11 +61,16 @@ class SafetensorsFiles:
         """Dimensions of a tensor that `names` lists."""
         return tuple(self._handles[name].get_slice(name).get_shape())
 
-    def read(self, name: str, rows: slice | None = None) -> npt.NDArray[Any]:
-        """A copy of the tensor (or of some rows) in its own dtype; bfloat16 is ml_dtypes'."""
-        part = self._handles[name].get_slice(name)
-        array = part[rows] if rows else part[:] if part.get_shape() else part[()]
-        return np.asarray(array)
+    def dtype(self, name: str) -> str:
+        """NumPy's (or ml_dtypes') name of the tensor's type."""
+        stored = str(self._handles[name].get_slice(name).get_dtype())
+        return _DTYPES.get(stored, stored)
+
+    def read(self, name: str, rows: slice = slice(None)) -> npt.NDArray[Any]:
+        """A copy of the tensor (or of some rows) in its own type."""
+        if not self.shape(name):
+            return np.asarray(self._handles[name].get_tensor(name))
+        return np.asarray(self._handles[name].get_slice(name)[rows])
 
     def where(self, name: str) -> Path:
         """The file that holds the tensor, for messages."""

@@ -12,6 +12,8 @@ import numpy as np
 import sentencepiece
 from safetensors.numpy import save_file
 
+from tests.support import torch_zip
+
 DTYPES = {"fp16": np.float16, "fp32": np.float32, "bf16": ml_dtypes.bfloat16}
 
 
@@ -88,20 +90,51 @@ def write_checkpoint(
     seed: int = 0,
     shards: int = 1,
     tied: bool = False,
+    layout: str = "safetensors",
+    quantised_bits: int | None = None,
     config: dict[str, Any] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Write a checkpoint and return its tensors as fp32, rounded to what was stored."""
+    """Write a checkpoint and return its tensors as fp32, rounded to what was stored.
+
+    ``layout`` is safetensors or torch; ``quantised_bits`` 4 or 8 packs the linear layers.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = tensors or random_tensors(shape, seed, tied)
     stored = {name: array.astype(DTYPES[precision]) for name, array in tensors.items()}
-    (directory / "config.json").write_text(json.dumps(config_for(shape) | (config or {})))
+    expected = {name: array.astype(np.float32) for name, array in stored.items()}
+    description = config_for(shape) | (config or {})
+    if quantised_bits is not None:
+        description["quantization_bit"] = quantised_bits
+        for name in [one for one in stored if ".attention." in one or ".mlp." in one]:
+            if stored[name].ndim == 2:
+                packed, scale, expected[name] = quantise(expected[name], quantised_bits)
+                stored[name], stored[f"{name}_scale"] = packed, scale
+    (directory / "config.json").write_text(json.dumps(description))
     write_tokenizer(directory / "ice_text.model")
+    single, save = _LAYOUTS[layout]
     if shards == 1:
-        save_file(stored, directory / "model.safetensors")
+        save(stored, directory / single)
     else:
-        _write_shards(directory, stored, shards)
-    return {name: array.astype(np.float32) for name, array in stored.items()}
+        _write_shards(directory, stored, shards, layout)
+    return expected
+
+
+def quantise(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stored int8 bytes, fp16 scale per row, and the fp32 values that they stand for.
+
+    As the published quantiser: symmetric per row, two int4 values per byte, the first one high.
+    """
+    largest = 2 ** (bits - 1) - 1
+    scale = (np.abs(weight).max(axis=1) / largest).astype(np.float16)
+    values = np.clip(np.round(weight / scale[:, None].astype(np.float32)), -largest, largest)
+    expected = (values * scale[:, None].astype(np.float32)).astype(np.float32)
+    whole = values.astype(np.int8)
+    if bits == 8:
+        return whole, scale, expected
+    nibbles = whole.view(np.uint8) & 15
+    packed = [[(high << 4) | low for high, low in row.reshape(-1, 2).tolist()] for row in nibbles]
+    return np.array(packed, np.uint8).view(np.int8), scale, expected
 
 
 def write_tokenizer(path: Path) -> None:
@@ -117,13 +150,21 @@ def write_tokenizer(path: Path) -> None:
         )
 
 
-def _write_shards(directory: Path, stored: dict[str, np.ndarray], shards: int) -> None:
+def _write_shards(directory: Path, stored: dict[str, np.ndarray], shards: int, layout: str) -> None:
     names = list(stored)
+    single, save = _LAYOUTS[layout]
+    stem, ending = single.split(".")
     weight_map = {}
     for number in range(shards):
-        file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+        file = f"{stem}-{number + 1:05d}-of-{shards:05d}.{ending}"
         some = {name: stored[name] for name in names[number::shards]}
-        save_file(some, directory / file)
+        save(some, directory / file)
         weight_map |= dict.fromkeys(some, file)
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / f"{single}.index.json").write_text(json.dumps(index))
+
+
+_LAYOUTS = {
+    "safetensors": ("model.safetensors", save_file),
+    "torch": ("pytorch_model.bin", lambda tensors, path: torch_zip.save(path, tensors)),
+}

@@ -15,7 +15,8 @@ from runtime.export.block_graph import (
     LM_HEAD_OUTPUTS,
     key_order,
 )
-from runtime.export.exporter import ExportRequest, export_bundle
+from runtime.export.exporter import export_bundle
+from runtime.export.request import ExportRequest
 from tests.reference import chatglm_numpy as reference
 from tests.support.chatglm_checkpoint import Shape, write_checkpoint
 from tests.support.mnn_part import MnnPart

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from runtime.export.checkpoint import Checkpoint, expected_shapes
 from runtime.export.weights import bfloat16_bits
 from scheduler.errors import CheckpointError
-from tests.support.chatglm_checkpoint import Shape, write_checkpoint
+from tests.support.chatglm_checkpoint import Shape, quantise, write_checkpoint
 
 SHAPE = Shape(hidden=32, heads=2, blocks=2, vocab=64)
 
@@ -58,12 +58,29 @@ def edit_tensors(directory, change):
     save_file(tensors, path)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("layout", ["safetensors", "torch"])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_every_value_arrives(tmp_path, precision, shards):
-    tensors = write_checkpoint(tmp_path / "c", SHAPE, precision=precision, shards=shards)
+@pytest.mark.parametrize(
+    ("precision", "bits", "named"),
+    [
+        ("fp16", None, "fp16"),
+        ("bf16", None, "bf16"),
+        ("fp32", None, "fp32"),
+        ("fp16", 8, "int8"),
+        ("fp16", 4, "int4"),
+    ],
+)
+def test_every_value_arrives(tmp_path, layout, shards, precision, bits, named):
+    tensors = write_checkpoint(
+        tmp_path / "c",
+        SHAPE,
+        layout=layout,
+        shards=shards,
+        precision=precision,
+        quantised_bits=bits,
+    )
     checkpoint = Checkpoint(tmp_path / "c")
-    assert checkpoint.source_precision == precision
+    assert checkpoint.source_precision == named
     assert not checkpoint.tied
     for number in range(SHAPE.blocks):
         block = checkpoint.block(number)
@@ -107,7 +124,7 @@ def test_missing_pieces(directory, tmp_path):
     assert "ice_text.model does not exist" in refusal(directory)
     (tmp_path / "kept").rename(directory / "ice_text.model")
     (directory / "model.safetensors").unlink()
-    assert "model.safetensors does not exist" in refusal(directory)
+    assert "neither model.safetensors nor pytorch_model.bin" in refusal(directory)
     (directory / "config.json").unlink()
     assert "config.json does not exist" in refusal(directory)
 
@@ -161,6 +178,41 @@ def test_wrong_shape(directory):
     assert "of shape [32, 128]; config.json implies [128, 32]" in refusal(directory)
 
 
+def test_int8_needs_its_bits_and_scales(tmp_path):
+    write_checkpoint(tmp_path / "c", SHAPE, quantised_bits=8)
+    edit_config(tmp_path / "c", quantization_bit=0)
+    assert "names no quantization_bit" in refusal(tmp_path / "c")
+    edit_config(tmp_path / "c", quantization_bit=4)
+    assert "config.json implies [96, 16]" in refusal(tmp_path / "c")
+    edit_config(tmp_path / "c", quantization_bit=8)
+    name = "transformer.layers.1.mlp.dense_4h_to_h.weight_scale"
+    edit_tensors(tmp_path / "c", lambda tensors: tensors.pop(name))
+    assert f"lacks the tensor {name};" in refusal(tmp_path / "c")
+
+
+def test_quantised_embeddings_are_unpacked(tmp_path):
+    """As in the int4-qe release, which packs embedding and lm_head too."""
+    rng = np.random.default_rng(0)
+    stored, scale, expected = quantise(rng.standard_normal((64, 32)).astype(np.float32), 4)
+    write_checkpoint(tmp_path / "c", SHAPE, quantised_bits=4)
+
+    def pack(tensors):
+        for name in ("transformer.word_embeddings.weight", "lm_head.weight"):
+            tensors[name], tensors[f"{name}_scale"] = stored, scale
+
+    edit_tensors(tmp_path / "c", pack)
+    checkpoint = Checkpoint(tmp_path / "c")
+    np.testing.assert_array_equal(checkpoint.embedding_rows(7, 20), expected[7:20])
+    np.testing.assert_array_equal(checkpoint.head().weight, expected)
+
+
+def test_tokenizer_of_another_model(directory):
+    (directory / "ice_text.model").write_bytes(b"not a model")
+    assert "not a SentencePiece model" in refusal(directory)
+    write_checkpoint(directory, Shape(hidden=32, heads=2, blocks=2, vocab=20))
+    assert "pieces for a vocabulary of 20" in refusal(directory)
+
+
 def test_wrong_type(directory):
     def to_integers(tensors):
         tensors["lm_head.weight"] = tensors["lm_head.weight"].astype(np.int32)
@@ -184,7 +236,7 @@ def test_wrong_type(directory):
         ({"num_layers": "2"}, "num_layers"),
         ({"hidden_size": "absent"}, "hidden_size: Field required"),
         ({"layernorm_epsilon": 0}, "layernorm_epsilon"),
-        ({"eos_token_id": 64}, "eos_token_id 64, beyond the vocabulary of 64"),
+        ({"eos_token_id": 64}, "eos_token_id 64, outside the 0 to 63 that text may use"),
         ({"gmask_token_id": "absent"}, "gmask_token_id"),
     ],
 )
@@ -255,13 +307,26 @@ def test_the_links_of_a_hugging_face_cache_are_followed(tmp_path):
     np.testing.assert_array_equal(Checkpoint(snapshot).head().weight, tensors["lm_head.weight"])
 
 
-def test_names_of_the_first_release_are_filled_in(tmp_path):
-    """150528 ids and no mask ids in config.json: those of the published tokenizer."""
-    tiny = Shape(hidden=8, heads=1, blocks=1, vocab=150528)
-    absent = {"mask_token_id": None, "gmask_token_id": None}
-    write_checkpoint(tmp_path / "c", tiny, config=absent)
-    config = Checkpoint(tmp_path / "c").config
-    assert (config.mask_token_id, config.gmask_token_id) == (150000, 150001)
+FIRST_RELEASE = Shape(hidden=8, heads=1, blocks=1, vocab=150528)
+
+
+def test_first_release_loses_its_image_tokens(tmp_path):
+    """150528 ids and no mask ids in config.json: 20000 rows fewer, and the published ids."""
+    config = {"mask_token_id": None, "gmask_token_id": None, "pad_token_id": 20003}
+    tensors = write_checkpoint(tmp_path / "c", FIRST_RELEASE, config=config)
+    checkpoint = Checkpoint(tmp_path / "c")
+    assert checkpoint.vocab_size == 130528
+    assert (checkpoint.config.mask_token_id, checkpoint.config.gmask_token_id) == (150000, 150001)
+    np.testing.assert_array_equal(
+        checkpoint.embedding_rows(3, 130528),
+        tensors["transformer.word_embeddings.weight"][20003:],
+    )
+    np.testing.assert_array_equal(checkpoint.head().weight, tensors["lm_head.weight"][20000:])
+
+
+def test_special_tokens_among_images_are_refused(tmp_path):
+    write_checkpoint(tmp_path / "c", FIRST_RELEASE)
+    assert "pad_token_id 3, outside the 20000 to 150527" in refusal(tmp_path / "c")
 
 
 def test_expected_shapes_count_the_published_parameters():

@@ -1,0 +1,82 @@
+"""What an export is asked to do, and what it says while doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scheduler.errors import UserInputError
+from scheduler.model import ModelSpec, block_matrices, default_weight_block
+from scheduler.plan import Precision
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a part's weights are stored: precision, and for int4 how many values share a scale."""
+
+    precision: Precision
+    weight_block: int | None = None
+
+    @property
+    def directory(self) -> str:
+        """The folder of a bundle that holds parts of this encoding."""
+        block = f"-block{self.weight_block}" if self.weight_block else ""
+        return f"mnn-{self.precision}{block}"
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, where to, and how weights are stored.
+
+    ``head_precisions`` None stores lm_head as the blocks; ``weight_block`` None chooses one for
+    int4; ``jobs`` None means as many conversions at once as memory and cores allow.
+    """
+
+    checkpoint: Path
+    out: Path
+    precisions: tuple[Precision, ...]
+    head_precisions: tuple[Precision, ...] | None = None
+    weight_block: int | None = None
+    name: str | None = None
+    jobs: int | None = None
+    force: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an export is: what is in work, how much of all work is done, and bytes written.
+
+    Work is counted in bytes: those read for checksums, and fp32 weights once per conversion.
+    """
+
+    doing: str
+    done_bytes: int
+    total_bytes: int
+    written_bytes: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def choose_encodings(
+    spec: ModelSpec, precisions: tuple[Precision, ...], weight_block: int | None
+) -> list[Encoding]:
+    """One encoding per precision; without ``weight_block`` the coarsest that fits every width.
+
+    Raises UserInputError for a weight block that does not divide the width of a matrix.
+    """
+    widths = sorted({matrix.inner for matrix in block_matrices(spec)})
+    if weight_block is not None and "int4" in precisions:
+        for width in widths:
+            if width % weight_block:
+                raise UserInputError(
+                    f"--weight-block {weight_block} does not divide the width {width} of"
+                    f" {spec.name}; usable: {default_weight_block(spec) or 'none, leave it out'}."
+                )
+    block = weight_block or default_weight_block(spec)
+    return [
+        Encoding(precision, block if precision == "int4" else None)
+        for precision in dict.fromkeys(precisions)
+    ]

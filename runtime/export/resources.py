@@ -1,0 +1,61 @@
+"""What an export needs of the machine: disk that must be free, and conversions at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.export.request import Encoding
+from scheduler.errors import UserInputError
+from scheduler.model import ModelSpec, block_bytes, embedding_bytes, lm_head_bytes
+from scheduler.units import format_size
+
+# The converter's peak over the fp32 weights of its part, measured on blocks of width 4096 with
+# external weights: 1.25 to 1.34 times.
+_CHILD_FACTOR = 1.5
+# The parent holds one part as fp32, and while it writes a copy of its largest matrix.
+_PARENT_FACTOR = 1.5
+_GRAPH_BYTES = 64 << 10
+_DISK_SPARE = 1.02
+
+
+def part_bytes(spec: ModelSpec, part: str, encoding: Encoding) -> int:
+    """Estimate the bytes of one part's files."""
+    size = lm_head_bytes if part == "lm_head" else block_bytes
+    return size(spec, encoding.precision, encoding.weight_block) + _GRAPH_BYTES
+
+
+def work_bytes(spec: ModelSpec, part: str) -> int:
+    """Bytes of a part's weights as fp32: the unit in which progress is counted."""
+    return lm_head_bytes(spec, "fp32") if part == "lm_head" else block_bytes(spec, "fp32")
+
+
+def choose_jobs(spec: ModelSpec, asked: int | None, available_bytes: int, cores: int) -> int:
+    """How many conversions run at once: as asked, or what cores and free RAM allow (1 or more)."""
+    if asked is not None:
+        return asked
+    head, block = work_bytes(spec, "lm_head"), work_bytes(spec, "block_0")
+    # One of the children may be converting lm_head.
+    spare = available_bytes - (_PARENT_FACTOR + _CHILD_FACTOR) * max(head, block)
+    return max(1, min(cores, spec.blocks + 1, 1 + int(spare / (_CHILD_FACTOR * block))))
+
+
+def require_disk(
+    folder: Path, spec: ModelSpec, tasks: Sequence[tuple[str, Encoding]], jobs: int
+) -> None:
+    """Refuse to start what the disk cannot hold; ``tasks`` are the conversions still to do.
+
+    Raises UserInputError with the bytes needed and free.
+    """
+    outputs = sum(part_bytes(spec, part, encoding) for part, encoding in tasks)
+    parts = sorted({part for part, _ in tasks}, key=lambda part: -work_bytes(spec, part))
+    temporary = sum(work_bytes(spec, part) for part in parts[:jobs])
+    needed = int((outputs + temporary + embedding_bytes(spec)) * _DISK_SPARE)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserInputError(
+            f"{folder} has {format_size(free)} free and this export needs {format_size(needed)}"
+            f" (of it {format_size(temporary)} for a while); choose another --out or fewer"
+            " precisions."
+        )

@@ -1,0 +1,191 @@
+"""Workspace: the hidden directory in which a bundle grows, and the journal of what is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from pydantic import ValidationError
+
+from runtime.bundle import Bundle, BundleFile, Variant, hash_file
+from runtime.export.files import sync
+from scheduler.errors import BundleError, CheckpointError, UserInputError
+
+_JOURNAL = "journal.jsonl"
+_LOCK = "lock"
+_TEMPORARY = "temporary"
+
+
+def workspace_of(out: Path) -> Path:
+    """Where a bundle for ``out`` grows: beside it, so that the final rename is atomic."""
+    return out.with_name(f".{out.name}.partial")
+
+
+class Workspace:
+    """One export's directory, held by one process at a time.
+
+    Finished variants are written down in a journal with their checksums. With ``resume``, those of
+    an earlier run on the same ``source`` are kept if their files still match. Left by an exception,
+    the directory stays for a later resume, except when the checkpoint or request was at fault.
+    """
+
+    def __init__(self, out: Path, source: str, resume: bool) -> None:
+        self.path = workspace_of(out)
+        self.finished: dict[str, list[Variant]] = {}
+        self._source = source
+        self._resume = resume
+        self._lock: IO[str] | None = None
+
+    @property
+    def temporary(self) -> Path:
+        """A folder for files that are not part of the bundle, empty at the start."""
+        return self.path / _TEMPORARY
+
+    def __enter__(self) -> Workspace:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _acquire(self.path / _LOCK)
+        if self._resume:
+            self._read_journal()
+        for entry in self.path.iterdir():
+            if entry.name != _LOCK and not (self._resume and self._is_finished(entry)):
+                _remove(entry)
+        self._rewrite_journal()
+        self.temporary.mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+        if isinstance(error, (CheckpointError, UserInputError)):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def record(self, part: str, variant: Variant) -> None:
+        """Write down a finished variant, durably; its files must be on the disk already."""
+        self.finished.setdefault(part, []).append(variant)
+        with (self.path / _JOURNAL).open("a", encoding="utf-8") as journal:
+            entry = {"part": part, "variant": variant.model_dump()}
+            journal.write(json.dumps(entry) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+
+    def adopt(self, bundle: Bundle) -> None:
+        """Take over the variants of a finished bundle of the same source, without a copy."""
+        for part in bundle.manifest.parts:
+            for variant in part.variants:
+                if self._has(part.name, variant):
+                    continue
+                for file in variant.files:
+                    target = self.path / file.path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    _link_or_copy(bundle.file(file), target)
+                self.record(part.name, variant)
+
+    def _has(self, part: str, variant: Variant) -> bool:
+        kind = (variant.engine, variant.precision, variant.weight_block)
+        return any(
+            (one.engine, one.precision, one.weight_block) == kind
+            for one in self.finished.get(part, [])
+        )
+
+    def seal(self) -> None:
+        """Remove all that is not part of the bundle; the next step is to publish it."""
+        shutil.rmtree(self.temporary)
+        (self.path / _JOURNAL).unlink()
+        (self.path / _LOCK).unlink()
+
+    def _read_journal(self) -> None:
+        """Fill `finished` from the journal; a torn last line, as a power cut leaves, is ignored."""
+        journal = self.path / _JOURNAL
+        if not journal.exists():
+            return
+        lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
+        with contextlib.suppress(ValueError, LookupError, TypeError, ValidationError):
+            if json.loads(lines[0])["source_sha256"] != self._source:
+                raise UserInputError(
+                    f"{self.path} was begun from another checkpoint; export without --resume to"
+                    " start anew."
+                )
+            for line in lines[1:]:
+                entry = json.loads(line)
+                variant = Variant.model_validate(entry["variant"])
+                if all(self._matches(file) for file in variant.files):
+                    self.finished.setdefault(str(entry["part"]), []).append(variant)
+
+    def _matches(self, file: BundleFile) -> bool:
+        path = self.path / file.path
+        inside = path.resolve().is_relative_to(self.path.resolve())
+        try:
+            return (
+                inside and path.stat().st_size == file.size_bytes and hash_file(path) == file.sha256
+            )
+        except (OSError, BundleError):
+            return False
+
+    def _is_finished(self, entry: Path) -> bool:
+        """Whether a top-level entry holds finished files, which are then all that is kept of it."""
+        kept = {
+            self.path / file.path
+            for variants in self.finished.values()
+            for variant in variants
+            for file in variant.files
+        }
+        if not entry.is_dir() or not any(file.is_relative_to(entry) for file in kept):
+            return False
+        for file in entry.iterdir():
+            if file not in kept:
+                _remove(file)
+        return True
+
+    def _rewrite_journal(self) -> None:
+        journal = self.path / _JOURNAL
+        journal.write_text(json.dumps({"source_sha256": self._source}) + "\n", encoding="utf-8")
+        sync(journal)
+        finished, self.finished = self.finished, {}
+        for part, variants in finished.items():
+            for variant in variants:
+                self.record(part, variant)
+
+
+def _acquire(path: Path) -> IO[str]:
+    """Open and lock a file for as long as this process holds it; freed by the system on any end."""
+    file = path.open("a", encoding="utf-8")
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise BundleError(
+            f"Another export is writing {path.parent}; wait for it, or choose another --out."
+        ) from error
+    return file
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+        sync(target)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
