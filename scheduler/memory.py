@@ -116,7 +116,7 @@ def prefill_bytes(spec: ModelSpec, context: int, bytes_per_value: int) -> int:
 
 
 def new_kv_bytes(spec: ModelSpec, blocks: int, context: int, bytes_per_value: int) -> int:
-    """Compute the new keys and values of one full prompt, which all blocks hold until the end."""
+    """Compute the new keys and values of one full prompt, which all modules keep as outputs."""
     return blocks * context * block_kv_bytes_per_token(spec, bytes_per_value)
 
 

@@ -101,26 +101,28 @@ class MnnBackend:
         """Run all blocks; shapes as in `Backend.forward`."""
         steady = [self._input("mask", mask), self._input("cos", cos), self._input("sin", sin)]
         x = self._input("x", hidden)
-        new: list[tuple[Any, Any]] = []
         for block in self._blocks:
-            assert block.past_k is not None
-            assert block.past_v is not None
-            outputs = block.module.onForward([x, *steady, block.past_k.var, block.past_v.var])
-            if len(outputs) != len(BLOCK_OUTPUTS):
-                raise EngineError(
-                    f"MNN failed in {block.name} on {hidden.shape[1]} tokens with room for"
-                    f" {self._capacity}; most likely the device ran out of memory."
-                )
-            x, new_k, new_v = outputs
-            new.append((new_k, new_v))
-        result = np.array(_view(x), copy=True)
-        for block in self._blocks:
-            if capacity_after != self._capacity:
-                block.resize_cache(self._keys_shape(self._rows, capacity_after))
-            new_k, new_v = new.pop(0)
-            block.store(_view(new_k), _view(new_v), write_at)
+            x = self._run_block(block, [x, *steady], write_at, capacity_after)
         self._capacity = capacity_after
-        return result
+        return np.array(_view(x), copy=True)
+
+    def _run_block(
+        self, block: _Block, inputs: list[Any], write_at: list[int], capacity_after: int
+    ) -> Any:
+        """One block's hidden states; its keys and values are stored before the next one runs."""
+        assert block.past_k is not None
+        assert block.past_v is not None
+        outputs = block.module.onForward([*inputs, block.past_k.var, block.past_v.var])
+        if len(outputs) != len(BLOCK_OUTPUTS):
+            raise EngineError(
+                f"MNN failed in {block.name} with room for {self._capacity} tokens in each of"
+                f" {self._rows} rows; most likely the device ran out of memory."
+            )
+        y, new_k, new_v = outputs
+        if capacity_after != self._capacity:
+            block.resize_cache(self._keys_shape(self._rows, capacity_after))
+        block.store(_view(new_k), _view(new_v), write_at)
+        return y
 
     def _keys_shape(self, rows: int, capacity: int) -> tuple[int, int, int, int]:
         return rows, self._heads, self._head_dim, capacity

@@ -15,7 +15,7 @@ class Backend(Protocol):
     """One engine on one device, inside the worker process that owns it.
 
     All arrays are fp32. Every method raises EngineError when the engine fails; a failed forward
-    leaves the cache unchanged.
+    changes nothing that a later one would see.
     """
 
     def load_block(self, path: Path) -> None:

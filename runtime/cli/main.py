@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(args=words, prog_name="glm-plan", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"glm-plan: {error.format_message()}", err=True)
         sys.exit(error.exit_code)
     except GlmPlanError as error:
         click.echo(f"glm-plan: {error}", err=True)

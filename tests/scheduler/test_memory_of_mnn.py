@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_blocks_take_what_is_planned(
     block_onnx: Path, tmp_path: Path, precision: Precision, weight_block: int | None
 ) -> None:
     mnn = tmp_path / "block.mnn"
-    convert(block_onnx, mnn, Encoding(precision, weight_block))
+    convert(block_onnx, mnn, Encoding(precision, weight_block), Event())
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *map(str, (mnn, HIDDEN, HEADS, TOKENS))],
         cwd=REPOSITORY,
@@ -118,6 +119,7 @@ def test_blocks_take_what_is_planned(
     held = held_block_bytes(SPEC, precision, "cpu")
     module = 1 << 20  # graph, buffers of a loaded module
     assert held * 0.98 < (loaded - first) / 6 < held * 1.1 + module
-    # Prefill: activations once, and new keys and values of every block beside the cache they enter.
+    # Prefill: activations once, and every block's new keys and values beside the cache they enter
+    # (a module keeps its outputs until its next forward).
     grown = prefill_bytes(SPEC, TOKENS, 4) + 2 * new_kv_bytes(SPEC, 7, TOKENS, 4)
     assert grown * 0.6 < peak - loaded < grown * 1.25
