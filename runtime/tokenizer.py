@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
 
+from runtime.answer_text import PostprocessStream
 from runtime.bundle import Bundle
 from runtime.manifest import SpecialTokens
 from scheduler.errors import CheckpointError
 
 NEWLINE, TAB = "<n>", "<|tab|>"
 LONGEST_BLANK = 80
-TRAINING_DATE = "[[训练时间]]"
 _BLANKS = re.compile(rf" {{2,{LONGEST_BLANK}}}")
 _BLANK_PIECE = re.compile(r"<\|blank_(\d{1,2})\|>")
-_FULL_WIDTH = str.maketrans(",!:;?", "，！：；？")
-_BESIDE_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff])[,!:;?]|[,!:;?](?=[\u4e00-\u9fff])")
+_WORD_START = "\u2581"  # SentencePiece's sign for a blank
+_UNKNOWN = " \u2047 "  # what SentencePiece prints for its piece <unk>
 
 
 class Tokenizer:
     """Encodes and decodes with the checkpoint's own `ice_text.model`.
 
-    `id_offset` is how far token ids lie above SentencePiece's piece ids (20000 in the first
-    release, 0 after slimming). Raises CheckpointError when the file is not a SentencePiece model.
+    `special` holds the ids that config.json names; `id_offset` is how far token ids lie above
+    SentencePiece's piece ids (20000 in the first release, 0 after slimming). Raises CheckpointError
+    when the file is not the SentencePiece model of a ChatGLM checkpoint.
     """
 
     def __init__(self, model_path: Path, special: SpecialTokens, id_offset: int = 0) -> None:
         self.special = special
         self._offset = id_offset
-        self._pieces = sentencepiece.SentencePieceProcessor()
-        try:
-            self._pieces.Load(str(model_path))
-        except (OSError, RuntimeError):
+        self._pieces = _load(model_path)
+        self._newline_piece = self._pieces.PieceToId(NEWLINE)
+        if self._pieces.IsUnknown(self._newline_piece):
             raise CheckpointError(
-                f"{model_path} is missing or no SentencePiece model; expected the tokenizer file"
-                " of a ChatGLM checkpoint (ice_text.model), copy or export it again."
-            ) from None
+                f"{model_path} has no piece {NEWLINE}, so it is not the tokenizer of a ChatGLM"
+                " checkpoint; expected its ice_text.model, copy or export it again."
+            )
         self._special_ids = frozenset(special.model_dump().values())
-        texts = [re.escape(text) for text in map(self._special_text, self._special_ids) if text]
-        self._special_texts = re.compile("|".join(texts) or r"(?!)")
+        markup = [self._piece(token) for token in self._special_ids] + [NEWLINE, TAB]
+        patterns = [re.escape(text) for text in markup if len(text) > 1] + [_BLANK_PIECE.pattern]
+        self._markup = re.compile(f"(?={'|'.join(patterns)})")
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Tokenizer:
@@ -51,93 +53,91 @@ class Tokenizer:
         return cls(path, manifest.tokens, manifest.tokenizer.id_offset)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text; what looks like a special token in it stays text."""
+        """Token ids of plain text; markup in it, such as "<eop>" or "<n>", stays plain text."""
         text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates become "?"
-        text = text.replace("\n", NEWLINE).replace("\t", TAB)
-        text = _BLANKS.sub(lambda run: f"<|blank_{len(run.group())}|>", text)
+        # Cut after the first character of every markup, so that no piece can match it whole.
+        cuts = [found.start() + 1 for found in self._markup.finditer(text)]
         ids: list[int] = []
-        start = 0
-        for special in self._special_texts.finditer(text):
-            # Cut after its first character, so that no piece can be the special token itself.
-            cut = special.start() + 1
-            ids += self._encode_part(text[start:cut], first=start == 0)
-            start = cut
-        return ids + self._encode_part(text[start:], first=start == 0)
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            ids += self._encode_part(text[start:end], first=start == 0)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, before `postprocess`; special tokens and unknown ids print nothing."""
-        size = self._pieces.GetPieceSize()
-        pieces = [
-            token - self._offset
-            for token in ids
-            if token not in self._special_ids and 0 <= token - self._offset < size
-        ]
-        text = str(self._pieces.Decode(pieces)) if pieces else ""
-        text = text.replace(NEWLINE, "\n").replace(TAB, "\t")
-        return _BLANK_PIECE.sub(lambda blank: " " * int(blank.group(1)), text)
+        """Text of token ids, before `postprocess`.
 
-    def is_byte(self, token: int) -> bool:
-        """Whether a token is one byte of a character that has no piece of its own."""
-        piece = token - self._offset
-        return 0 <= piece < self._pieces.GetPieceSize() and bool(self._pieces.IsByte(piece))
+        Special tokens and ids without a piece print nothing; bytes that do not make a character
+        become U+FFFD.
+        """
+        parts = list(map(self.token_bytes, ids))
+        text = b"".join(parts).decode("utf-8", "replace")
+        first = next((token for token, part in zip(ids, parts, strict=True) if part), None)
+        # The blank that SentencePiece puts before every text is not part of it.
+        begins_word = first is not None and self._piece(first).startswith(_WORD_START)
+        return text[1:] if begins_word else text
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes that one token stands for: none, part of a character, or a whole text."""
+        piece = self._piece(token)
+        if not piece or token in self._special_ids or self._pieces.IsControl(token - self._offset):
+            return b""
+        if self._pieces.IsUnknown(token - self._offset):
+            return _UNKNOWN.encode()
+        if self._pieces.IsByte(token - self._offset):
+            return bytes([int(piece[1:-1], 16)])
+        if piece == NEWLINE:
+            return b"\n"
+        if piece == TAB:
+            return b"\t"
+        blanks = _BLANK_PIECE.fullmatch(piece)
+        text = " " * int(blanks.group(1)) if blanks else piece.replace(_WORD_START, " ")
+        return text.encode()
 
     def _encode_part(self, text: str, *, first: bool) -> list[int]:
         if not text:
             return []
+        text = text.replace("\n", NEWLINE).replace("\t", TAB)
+        text = _BLANKS.sub(lambda run: f"<|blank_{len(run.group())}|>", text)
         if first:
             return [piece + self._offset for piece in self._pieces.Encode(text)]
         # SentencePiece puts a blank before every text; behind a newline piece it does not.
         pieces = self._pieces.Encode(NEWLINE + text)
-        start = pieces.index(self._pieces.PieceToId(NEWLINE)) + 1
+        start = pieces.index(self._newline_piece) + 1
         return [piece + self._offset for piece in pieces[start:]]
 
-    def _special_text(self, token: int) -> str:
+    def _piece(self, token: int) -> str:
+        """The text of a token's piece, empty where SentencePiece has none."""
         piece = token - self._offset
         known = 0 <= piece < self._pieces.GetPieceSize()
         return str(self._pieces.IdToPiece(piece)) if known else ""
 
 
-def postprocess(text: str) -> str:
-    """The release's last touch on an answer: no outer blanks, full-width marks beside Chinese."""
-    text = text.strip().replace(TRAINING_DATE, "2023年")
-    return _BESIDE_CHINESE.sub(lambda mark: mark.group().translate(_FULL_WIDTH), text)
-
-
 class StreamDecoder:
     """Turns ids into text as they come; what was returned never has to be taken back.
 
-    The pieces returned by `push` and `finish` together are `postprocess(decode(all ids))`.
+    The texts returned by `push` and `finish` together are `postprocess(decode(all ids))`.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._emitted = 0
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._answer = PostprocessStream()
 
     def push(self, token: int) -> str:
         """Add one id; return the text that has become certain, possibly empty."""
-        self._ids.append(token)
-        raw = self._tokenizer.decode(self._ids)
-        if self._tokenizer.is_byte(token):
-            raw = raw.rstrip("\ufffd")  # a character whose bytes are not all here yet
-        return self._emit(postprocess(raw[: _certain(raw)]))
+        return self._answer.push(self._utf8.decode(self._tokenizer.token_bytes(token)))
 
     def finish(self) -> str:
         """What was held back until now."""
-        return self._emit(postprocess(self._tokenizer.decode(self._ids)))
-
-    def _emit(self, text: str) -> str:
-        new = text[self._emitted :]
-        self._emitted += len(new)
-        return new
+        return self._answer.push(self._utf8.decode(b"", final=True)) + self._answer.finish()
 
 
-def _certain(raw: str) -> int:
-    """How much of an unfinished text no later token can change through `postprocess`."""
-    end = len(raw.rstrip())  # outer blanks are stripped at the end, inner ones stay
-    for length in range(min(len(TRAINING_DATE), end), 0, -1):
-        if TRAINING_DATE.startswith(raw[end - length : end]):
-            return end if length == len(TRAINING_DATE) else end - length
-    if end and raw[end - 1] in ",!:;?":
-        return end - 1
-    return end
+def _load(model_path: Path) -> sentencepiece.SentencePieceProcessor:
+    pieces = sentencepiece.SentencePieceProcessor()
+    try:
+        pieces.Load(str(model_path))
+    except (OSError, RuntimeError):
+        raise CheckpointError(
+            f"{model_path} is missing or no SentencePiece model; expected the tokenizer file of a"
+            " ChatGLM checkpoint (ice_text.model), copy or export it again."
+        ) from None
+    return pieces

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from runtime.answer_text import postprocess
 from runtime.prompt import build_prompt, chatglm_ids
-from runtime.tokenizer import Tokenizer, postprocess
+from runtime.tokenizer import Tokenizer
 from training.model import TinyGlm
 from training.questions import Item
 
