@@ -22,6 +22,8 @@ from scheduler.errors import CheckpointError
 SINGLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
 _PICKLE_BYTES_LIMIT = 64 << 20
+# What the zipfile module raises for broken directories, odd names, encryption and new versions.
+_DAMAGE = (zipfile.BadZipFile, OSError, EOFError, struct.error, RuntimeError, ValueError)
 _LOCAL_HEADER_BYTES = 30  # APPNOTE.TXT 4.3.7: fixed part, then name and extra field
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of the old format
 
@@ -116,7 +118,7 @@ def _read_archive(path: Path) -> dict[str, _Stored]:
         raise CheckpointError(
             f"{path} {error}; expected tensors and nothing else, so it was not read."
         ) from error
-    except (zipfile.BadZipFile, OSError, EOFError, struct.error, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(_not_a_zip(path, error)) from error
     return {name: _Stored(path, record, starts[record.storage]) for name, record in tensors.items()}
 
