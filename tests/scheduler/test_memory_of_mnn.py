@@ -122,4 +122,6 @@ def test_blocks_take_what_is_planned(
     # Prefill: activations once, and every block's new keys and values beside the cache they enter
     # (a module keeps its outputs until its next forward).
     grown = prefill_bytes(SPEC, TOKENS, 4) + 2 * new_kv_bytes(SPEC, 7, TOKENS, 4)
+    if precision in ("fp32", "fp16"):
+        grown += 4 * HIDDEN * 4 * HIDDEN  # scratch of the largest fp32 product
     assert grown * 0.6 < peak - loaded < grown * 1.25
