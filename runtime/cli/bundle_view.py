@@ -1,55 +1,80 @@
-"""What a bundle holds, as tables for the terminal."""
+"""What bundles hold and how they differ, as tables for the terminal."""
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from rich.table import Table
 
-from runtime.manifest import Manifest, Variant
+from runtime.bundle_diff import BundleDiff, encoding_name
+from runtime.manifest import Manifest
 from scheduler.units import format_size
 
 
-def variant_name(variant: Variant) -> str:
-    """``mnn fp16``, ``mnn int4 block 128``."""
-    block = f" block {variant.weight_block}" if variant.weight_block else ""
-    return f"{variant.engine} {variant.precision}{block}"
+def facts_table(manifest: Manifest) -> Table:
+    """Model, geometry, special tokens and origin, a row for each."""
+    geometry, tokens = manifest.geometry, manifest.tokens
+    table = Table(show_header=False, title=manifest.model, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
+    table.add_row("family", geometry.family)
+    table.add_row("blocks", str(geometry.blocks))
+    table.add_row(
+        "width", f"{geometry.hidden_size} ({geometry.heads} heads of {geometry.head_dim})"
+    )
+    table.add_row("feed-forward", str(geometry.ffn_size))
+    table.add_row("vocabulary", str(geometry.vocab_size))
+    table.add_row("longest context", str(geometry.max_context))
+    table.add_row(
+        "special tokens", ", ".join(f"{name} {one}" for name, one in tokens.model_dump().items())
+    )
+    table.add_row("checkpoint", f"{manifest.source_precision}, sha256 {manifest.source_sha256}")
+    table.add_row(
+        "made by", ", ".join(f"{name} {one}" for name, one in manifest.made_by.items()) or "unknown"
+    )
+    return table
 
 
 def sizes_table(manifest: Manifest) -> Table:
-    """Sizes on disk: a row per part, a column per way to store it; equal blocks share a row."""
+    """Sizes on disk: a row per part, a column per encoding; equal neighbours share a row."""
     columns = list(
-        dict.fromkeys(variant_name(one) for part in manifest.parts for one in part.variants)
+        dict.fromkeys(encoding_name(one) for part in manifest.parts for one in part.variants)
     )
     table = Table("part", *columns, title="Sizes on disk (measured)", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("embedding (bf16)", format_size(manifest.embedding.file.size_bytes))
-    for names, sizes in _runs(manifest):
-        label = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}, each"
-        table.add_row(label, *(_cell(sizes.get(column)) for column in columns))
-    totals = [
-        sum(
-            one.size_bytes
-            for part in manifest.parts
-            for one in part.variants
-            if variant_name(one) == column
-        )
-        for column in columns
+    sizes = [
+        (part.name, {encoding_name(one): one.size_bytes for one in part.variants})
+        for part in manifest.parts
     ]
+    for held, run in groupby(sizes, key=lambda item: item[1]):
+        names = [name for name, _ in run]
+        label = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}, each"
+        table.add_row(label, *(_cell(held.get(column)) for column in columns))
+    totals = [sum(held.get(column, 0) for _, held in sizes) for column in columns]
     table.add_section()
     table.add_row("all parts", *map(format_size, totals))
     return table
 
 
-def _runs(manifest: Manifest) -> list[tuple[list[str], dict[str, int]]]:
-    """Neighbouring parts of equal sizes, together."""
-    runs: list[tuple[list[str], dict[str, int]]] = []
-    for part in manifest.parts:
-        sizes = {variant_name(one): one.size_bytes for one in part.variants}
-        if runs and runs[-1][1] == sizes:
-            runs[-1][0].append(part.name)
-        else:
-            runs.append(([part.name], sizes))
-    return runs
+def diff_tables(diff: BundleDiff) -> list[Table]:
+    """What the bundles state differently, and a verdict on every piece; neighbours share a row."""
+    tables = []
+    if diff.facts:
+        facts = Table("", "first", "second", title="Stated differently", title_justify="left")
+        for fact in diff.facts:
+            facts.add_row(fact.name, str(fact.first), str(fact.second))
+        tables.append(facts)
+    pieces = Table("part", "stored as", "verdict", title="Contents", title_justify="left")
+    by_encoding = sorted(diff.pieces, key=lambda one: one.encoding)
+    for (encoding, verdict), run in groupby(
+        by_encoding, key=lambda one: (one.encoding, one.verdict)
+    ):
+        names = [one.piece for one in run]
+        label = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+        pieces.add_row(label, encoding, verdict)
+    return [*tables, pieces]
 
 
 def _cell(size_bytes: int | None) -> str:
