@@ -8,15 +8,19 @@ from pathlib import Path
 
 from runtime.export.request import Encoding
 from scheduler.errors import UserInputError
-from scheduler.model import ModelSpec, block_bytes, embedding_bytes, lm_head_bytes
+from scheduler.model import (
+    ModelSpec,
+    block_bytes,
+    block_matrices,
+    embedding_bytes,
+    lm_head_bytes,
+    lm_head_matrix,
+)
 from scheduler.units import format_size
 
-# The converter's peak over the fp32 weights of its part, measured on blocks of width 4096 with
-# external weights: 1.25 to 1.34 times.
-_CHILD_FACTOR = 1.5
-# The parent holds one part as fp32, and while it writes a copy of its largest matrix.
-_PARENT_FACTOR = 1.5
+_FP32_BYTES = 4
 _GRAPH_BYTES = 64 << 10
+_PROCESS_BYTES = 64 << 20  # an interpreter with the converter loaded
 _DISK_SPARE = 1.02
 
 
@@ -35,10 +39,22 @@ def choose_jobs(spec: ModelSpec, asked: int | None, available_bytes: int, cores:
     """How many conversions run at once: as asked, or what cores and free RAM allow (1 or more)."""
     if asked is not None:
         return asked
-    head, block = work_bytes(spec, "lm_head"), work_bytes(spec, "block_0")
-    # One of the children may be converting lm_head.
-    spare = available_bytes - (_PARENT_FACTOR + _CHILD_FACTOR) * max(head, block)
-    return max(1, min(cores, spec.blocks + 1, 1 + int(spare / (_CHILD_FACTOR * block))))
+    head, block = converter_bytes(spec, "lm_head"), converter_bytes(spec, "block_0")
+    # The parent holds one part; one of the children may be at lm_head, the largest.
+    parent = max(work_bytes(spec, "lm_head"), work_bytes(spec, "block_0"))
+    spare = available_bytes - parent - max(head, block)
+    return max(1, min(cores, spec.blocks + 1, 1 + spare // block))
+
+
+def converter_bytes(spec: ModelSpec, part: str) -> int:
+    """Estimate the RAM that a conversion takes at its peak.
+
+    The part as fp32 and two copies of its largest matrix: measured 6.4 GB for the lm_head of
+    ChatGLM-6B (2.1 GB, one matrix) and 1.1 GB for a block (0.8 GB, matrices up to 0.27 GB).
+    """
+    matrices = (lm_head_matrix(spec),) if part == "lm_head" else block_matrices(spec)
+    largest = max(matrix.rows * matrix.inner for matrix in matrices)
+    return _PROCESS_BYTES + work_bytes(spec, part) + 2 * _FP32_BYTES * largest
 
 
 def require_disk(
