@@ -130,6 +130,11 @@ class Pipeline:
                     on_progress(self.launches[number], message)
         self.rss_bytes = [rss_bytes[number] for number in range(len(self._workers))]
 
+    @property
+    def process_ids(self) -> list[int]:
+        """Operating system ids of the workers, in the order of the stages."""
+        return [process.pid for process, _ in self._workers if process.pid is not None]
+
     def forward(self, hidden: FloatArray, step: Step) -> tuple[FloatArray, StepTime]:
         """Run all blocks over hidden [rows, tokens, hidden_size]; return logits [rows, vocab_size].
 

@@ -76,7 +76,7 @@ def target_of(
         bundle = open_bundle(_shipped_bundle(model))
     spec = spec_of_bundle(bundle)
     if plan is None:
-        return planning.plan(spec), spec, bundle
+        return planning.plan(spec, str(bundle_dir) if bundle_dir else None), spec, bundle
     if (plan.model, plan.gpu_blocks + plan.cpu_blocks) != (spec.name, spec.blocks):
         raise UserInputError(
             f"{plan_file} plans {plan.model} with {plan.gpu_blocks + plan.cpu_blocks} blocks and"
