@@ -60,8 +60,10 @@ def answer_loss(model: TinyGlm, ids: torch.Tensor, ends: torch.Tensor, lengths: 
     return functional.cross_entropy(logits.float(), ids[rows, columns + 1])
 
 
-def train(model: TinyGlm, tokenizer: Tokenizer, steps: int, seed: int, rows: int) -> list[float]:
-    """Train in place; return the loss of every step."""
+def train(
+    model: TinyGlm, tokenizer: Tokenizer, steps: int, seed: int, rows: int, out: Path
+) -> list[float]:
+    """Train in place, saving to `out` on the way; return the loss of every step."""
     decayed = [p for p in model.parameters() if p.dim() == 2]
     plain = [p for p in model.parameters() if p.dim() != 2]
     optimizer = torch.optim.AdamW(
@@ -92,7 +94,8 @@ def train(model: TinyGlm, tokenizer: Tokenizer, steps: int, seed: int, rows: int
             recent = sum(losses[-100:]) / 100
             seconds = time.monotonic() - started
             print(f"step {step + 1}/{steps} loss {recent:.4f} {seconds:.0f} s", flush=True)
-        if step % 1000 == 999:
+        if step % 500 == 499:
+            write_checkpoint(model, tokenizer, out)
             right = accuracy(model, tokenizer, test_items()[::4])
             print(f"  quarter of the test list: {right:.3f}", flush=True)
     return losses
@@ -133,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
     parser.add_argument("--test-list", type=Path, help="also write the test list here (JSON lines)")
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--seed", type=int, default=6)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -145,7 +148,7 @@ def main() -> None:
         arguments.test_list.write_text("".join(lines), encoding="utf-8")
     tokenizer = train_tokenizer(arguments.out / "ice_text.model", arguments.seed)
     model = TinyGlm(TinyConfig(VOCABULARY))
-    train(model, tokenizer, arguments.steps, arguments.seed, BATCH_ROWS)
+    train(model, tokenizer, arguments.steps, arguments.seed, BATCH_ROWS, arguments.out)
     write_checkpoint(model, tokenizer, arguments.out)
     model.half().float()  # what was written is what gets tested
     print(f"exact answers on the test list: {accuracy(model, tokenizer, items):.4f}")
