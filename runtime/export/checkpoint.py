@@ -15,6 +15,7 @@ from runtime.export.shards import require_inside
 from runtime.export.tensor_files import open_tensors
 from runtime.export.tokenizer_model import require_tokenizer
 from runtime.export.weights import Array, BlockWeights, HeadWeights, Linear, Norm
+from runtime.manifest import SpecialTokens
 from scheduler.errors import CheckpointError
 
 SourcePrecision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
@@ -30,8 +31,9 @@ class Checkpoint:
     """An opened checkpoint: every tensor is there in its shape; values are checked when read.
 
     The vocabulary is the slim one: the image tokens of the first release are left out, and token
-    ids count from there. ``files`` lists what identifies the checkpoint: configuration, tokenizer
-    and weights. ``source_precision`` is that of the linear layers.
+    ids (as in ``tokens``, the special ones) count from there. ``files`` lists what identifies the
+    checkpoint: configuration, tokenizer and weights. ``source_precision`` is that of the linear
+    layers.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,7 +46,8 @@ class Checkpoint:
         self.config: ChatGlmConfig = read_config(config_path)
         self.vocab_size = self.config.vocab_size - self.config.image_tokens
         self.tokenizer_path = require_inside(directory, TOKENIZER)
-        require_tokenizer(self.tokenizer_path, self.vocab_size)
+        self.tokens = _slim_tokens(self.config)
+        require_tokenizer(self.tokenizer_path, self.tokens, self.vocab_size)
         self._tensors = open_tensors(directory)
         self.files = [config_path, self.tokenizer_path, *self._tensors.files]
         self._names = set(self._tensors.names())
@@ -164,6 +167,14 @@ class Checkpoint:
             raise CheckpointError(
                 f"{where} stores {name} as {dtype}; expected float16, bfloat16 or float32."
             )
+
+
+def _slim_tokens(config: ChatGlmConfig) -> SpecialTokens:
+    slim = {
+        name: getattr(config, f"{name}_token_id") - config.image_tokens
+        for name in SpecialTokens.model_fields
+    }
+    return SpecialTokens(**slim)
 
 
 def expected_shapes(config: ChatGlmConfig) -> dict[str, tuple[int, ...]]:

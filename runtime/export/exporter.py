@@ -20,7 +20,6 @@ from runtime.bundle import (
     Geometry,
     Manifest,
     Part,
-    SpecialTokens,
     Tokenizer,
     Variant,
     hash_file,
@@ -79,7 +78,7 @@ def export_bundle(request: ExportRequest, on_progress: OnProgress = lambda _: No
         manifest = Manifest(
             model=request.name or request.checkpoint.resolve().name,
             geometry=_geometry(spec, checkpoint),
-            tokens=_tokens(checkpoint),
+            tokens=checkpoint.tokens,
             tokenizer=Tokenizer(file=describe(workspace.path, tokenizer)),
             embedding=Embedding(file=describe(workspace.path, embedding)),
             parts=[Part(name=part, variants=workspace.finished[part]) for part in wanted],
@@ -177,12 +176,3 @@ def _geometry(spec: ModelSpec, checkpoint: Checkpoint) -> Geometry:
         max_context=spec.max_context,
         layernorm_epsilon=checkpoint.config.layernorm_epsilon,
     )
-
-
-def _tokens(checkpoint: Checkpoint) -> SpecialTokens:
-    config = checkpoint.config
-    slim = {
-        name: getattr(config, f"{name}_token_id") - config.image_tokens
-        for name in SpecialTokens.model_fields
-    }
-    return SpecialTokens(**slim)

@@ -1,4 +1,4 @@
-"""Whether a file is a SentencePiece model that fits the checkpoint."""
+"""Whether a file is the tokenizer of the checkpoint, as the runtime will use it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from pathlib import Path
 
 import sentencepiece
 
+from runtime.manifest import SpecialTokens
+from runtime.tokenizer import Tokenizer
 from scheduler.errors import CheckpointError
 
 
-def require_tokenizer(path: Path, vocab_size: int) -> None:
-    """Raise CheckpointError unless ``path`` is a SentencePiece model of at most ``vocab_size``."""
-    pieces = sentencepiece.SentencePieceProcessor()
-    try:
-        pieces.Load(str(path))
-    except (OSError, RuntimeError) as error:
+def require_tokenizer(path: Path, special: SpecialTokens, vocab_size: int) -> None:
+    """Raise CheckpointError unless ``path`` is a ChatGLM tokenizer of at most ``vocab_size``."""
+    Tokenizer(path, special)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(path)).GetPieceSize()
+    if pieces > vocab_size:
         raise CheckpointError(
-            f"{path} is not a SentencePiece model; expected the ice_text.model of ChatGLM-6B."
-        ) from error
-    if pieces.GetPieceSize() > vocab_size:
-        raise CheckpointError(
-            f"{path} has {pieces.GetPieceSize()} pieces for a vocabulary of {vocab_size}; it"
-            " belongs to another model."
+            f"{path} has {pieces} pieces for a vocabulary of {vocab_size}; it belongs to another"
+            " model."
         )

@@ -146,6 +146,7 @@ def write_tokenizer(path: Path) -> None:
             model_writer=file,
             vocab_size=60,
             hard_vocab_limit=False,
+            user_defined_symbols=["<n>", "<|tab|>"],
             minloglevel=2,
         )
 

@@ -208,7 +208,7 @@ def test_quantised_embeddings_are_unpacked(tmp_path):
 
 def test_tokenizer_of_another_model(directory):
     (directory / "ice_text.model").write_bytes(b"not a model")
-    assert "not a SentencePiece model" in refusal(directory)
+    assert "no SentencePiece model" in refusal(directory)
     write_checkpoint(directory, Shape(hidden=32, heads=2, blocks=2, vocab=20))
     assert "pieces for a vocabulary of 20" in refusal(directory)
 
