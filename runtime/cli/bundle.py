@@ -11,6 +11,7 @@ import click
 
 DIFF_SCHEMA = "glm-plan/bundle-diff/1"
 VERIFY_SCHEMA = "glm-plan/bundle-verify/1"
+CHECK_SCHEMA = "glm-plan/bundle-check/1"
 
 _BUNDLE = click.Path(path_type=Path)
 
@@ -104,3 +105,18 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
             console.print(table)
         click.echo("The bundles hold the same." if result.same else "The bundles differ.")
     sys.exit(0 if result.same else 1)
+
+
+@command.command()
+@click.argument("bundle", type=_BUNDLE)
+@click.argument("checkpoint", type=_BUNDLE)
+@click.option("--json", "as_json", is_flag=True, help=f"Print JSON ({CHECK_SCHEMA}).")
+def check(bundle: Path, checkpoint: Path, as_json: bool) -> None:
+    """Run every part of a bundle against the weights of its checkpoint, and show the errors."""
+    from runtime.cli.export import run_check, show_check
+
+    report = run_check(checkpoint, bundle)
+    if as_json:
+        click.echo(json.dumps({"schema": CHECK_SCHEMA} | dataclasses.asdict(report)))
+    else:
+        show_check(report)

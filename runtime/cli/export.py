@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from scheduler.plan import Precision
 from scheduler.units import format_size
 
 if TYPE_CHECKING:
+    from runtime.export.check import CheckReport
     from runtime.export.request import ExportRequest, Progress
     from runtime.manifest import Manifest
 
@@ -57,6 +59,9 @@ SCHEMA = "glm-plan/export/1"
     metavar="N",
     help="Conversions at once.  [default: what free RAM and the cores allow]",
 )
+@click.option(
+    "--check", is_flag=True, help="Then compare every part with the checkpoint's weights."
+)
 @click.option("--resume", is_flag=True, help="Keep what an interrupted export has finished.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
 @click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document ({SCHEMA}).")
@@ -68,6 +73,7 @@ def command(
     weight_block: str | None,
     name: str | None,
     jobs: int | None,
+    check: bool,
     resume: bool,
     force: bool,
     as_json: bool,
@@ -97,7 +103,15 @@ def command(
         resume=resume,
         force=force,
     )
-    _run(request, as_json)
+    manifest, seconds = _export(request)
+    if not as_json:
+        _show(request.out, manifest, seconds)
+    report = run_check(checkpoint, out) if check else None
+    if as_json:
+        checked = {"check": dataclasses.asdict(report)} if report is not None else {}
+        click.echo(json.dumps(document(out, manifest, seconds) | checked, indent=1))
+    elif report is not None:
+        show_check(report)
 
 
 def export_and_report(checkpoint: Path, out: Path, precisions: Sequence[str]) -> Manifest:
@@ -105,7 +119,30 @@ def export_and_report(checkpoint: Path, out: Path, precisions: Sequence[str]) ->
     _require_extra()
     from runtime.export.request import ExportRequest
 
-    return _run(ExportRequest(checkpoint, out, parse_precisions(",".join(precisions))), False)
+    request = ExportRequest(checkpoint, out, parse_precisions(",".join(precisions)))
+    manifest, seconds = _export(request)
+    _show(out, manifest, seconds)
+    return manifest
+
+
+def run_check(checkpoint: Path, bundle: Path) -> CheckReport:
+    """Compare a bundle with its checkpoint, with a progress bar."""
+    _require_extra()
+    from runtime.export.check import check_bundle
+
+    with _progress_bar() as on_progress:
+        return check_bundle(checkpoint, bundle, on_progress)
+
+
+def show_check(report: CheckReport) -> None:
+    """Print a table of errors for every encoding."""
+    from rich.console import Console
+
+    from runtime.cli.check_view import check_tables
+
+    console = Console()
+    for table in check_tables(report):
+        console.print(table)
 
 
 def parse_precisions(text: str) -> tuple[Precision, ...]:
@@ -128,7 +165,8 @@ def _require_extra() -> None:
         )
 
 
-def _run(request: ExportRequest, as_json: bool) -> Manifest:
+def _export(request: ExportRequest) -> tuple[Manifest, float]:
+    """Run the export; returns the manifest and the seconds it took."""
     from runtime.export.exporter import export_bundle
 
     began = time.perf_counter()
@@ -138,12 +176,7 @@ def _run(request: ExportRequest, as_json: bool) -> Manifest:
     except BaseException:
         _say_what_is_kept(request.out)
         raise
-    seconds = time.perf_counter() - began
-    if as_json:
-        click.echo(json.dumps(document(request.out, manifest, seconds), indent=1))
-    else:
-        _show(request.out, manifest, seconds)
-    return manifest
+    return manifest, time.perf_counter() - began
 
 
 def _say_what_is_kept(out: Path) -> None:

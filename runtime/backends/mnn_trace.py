@@ -1,0 +1,53 @@
+"""One MNN file, run by itself, with any named tensor of its graph as an output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import MNN
+import numpy as np
+from MNN import expr, nn
+
+from runtime.backends.protocol import FloatArray
+from scheduler.errors import EngineError
+
+# As stages on a CPU run: int8 and int4 weights stay as they are.
+_CONFIG = {"backend": "CPU", "precision": "high", "memory": 2}
+
+
+class TracedPart:
+    """A loaded part; ``outputs`` may name tensors inside the graph.
+
+    Raises EngineError when MNN cannot load the file or fails in it.
+    """
+
+    def __init__(self, path: Path, inputs: list[str], outputs: list[str], threads: int) -> None:
+        self._path = path
+        self._inputs, self._outputs = inputs, outputs
+        self._manager = nn.create_runtime_manager(({**_CONFIG, "numThread": threads},))
+        try:
+            self._module = nn.load_module_from_file(
+                str(path), inputs, outputs, runtime_manager=self._manager, shape_mutable=True
+            )
+        except SystemError as error:
+            raise EngineError(
+                f"MNN {MNN.version()} cannot load {path}: the file is damaged or memory ran out."
+            ) from error
+
+    def __call__(self, **arrays: FloatArray) -> dict[str, FloatArray]:
+        """Run it on fp32 arrays by input name; returns copies by output name."""
+        results = self._module.onForward([_variable(arrays[name]) for name in self._inputs])
+        if len(results) != len(self._outputs):
+            raise EngineError(f"MNN failed in {self._path}; most likely memory ran out.")
+        return {
+            name: np.array(result.read(), copy=True)
+            for name, result in zip(self._outputs, results, strict=True)
+        }
+
+
+def _variable(array: FloatArray) -> Any:
+    shape = list(array.shape)
+    if array.size == 0:  # an empty cache has no data to copy
+        return expr.placeholder(shape, expr.NCHW, expr.float)
+    return expr.const(np.ascontiguousarray(array, np.float32), shape, expr.NCHW, expr.float)

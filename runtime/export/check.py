@@ -1,0 +1,236 @@
+"""How far an exported bundle is from its checkpoint: every part run by MNN and by NumPy.
+
+The model reads one fixed text. Each part gets the hidden states that NumPy (fp32, the checkpoint's
+own weights) has at that point, so errors don't add up; a second run through MNN alone shows how
+they do. Both happen in a child process: MNN prints from C, and may fail with all its host.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from runtime.bundle import Bundle, Variant, open_bundle
+from runtime.bundle_diff import encoding_name
+from runtime.embedding import EmbeddingFile
+from runtime.export.block_graph import key_order
+from runtime.export.checkpoint import Checkpoint
+from runtime.export.numpy_block import Sequence, block, gelu, linear, lm_head
+from runtime.export.request import OnProgress, Progress
+from runtime.export.weights import Array, BlockWeights
+from runtime.step_inputs import RotaryTable, Row, attention_mask, positions
+from runtime.tokenizer import Tokenizer
+from scheduler.errors import EngineError
+
+QUESTION = "法国的首都是哪里？ What is the capital of France?"
+ANSWER = "法国的首都是巴黎。 The capital of France is Paris."
+
+Chains = dict[str, Array]  # hidden states by encoding, as MNN alone computes them
+
+
+@dataclass(frozen=True)
+class PartCheck:
+    """Relative errors (norm of the difference over norm) of a part in one encoding.
+
+    ``errors`` names linear layers fed with MNN's own input (``up`` behind its GELU), keys, values
+    and ``y``; for lm_head, logits. ``drift`` is that of the output when MNN ran all parts so far.
+    """
+
+    part: str
+    encoding: str
+    errors: dict[str, float]
+    drift: float
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All parts, and the share of positions whose most likely token is that of the checkpoint."""
+
+    tokens: int
+    parts: list[PartCheck]
+    same_top_token: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Task:
+    checkpoint: Path
+    bundle: Path
+    part: str
+    sequence: Sequence
+    reference: Array
+    chains: Chains
+
+
+@dataclass(frozen=True)
+class _Result:
+    reference: Array
+    chains: Chains
+    checks: list[PartCheck]
+
+
+def check_bundle(
+    checkpoint: Path, bundle_path: Path, on_progress: OnProgress = lambda _: None
+) -> CheckReport:
+    """Compare every variant of every part with the checkpoint that it came from.
+
+    Raises what opening either raises, and EngineError when MNN fails.
+    """
+    bundle = open_bundle(bundle_path)
+    ids = _token_ids(bundle)
+    tokens = bundle.manifest.tokens
+    sequence = Sequence(len(ids), ids.index(tokens.bos), ids.index(tokens.gmask))
+    reference, chains = _embedded(Checkpoint(checkpoint), bundle, ids)
+    names = [part.name for part in bundle.manifest.parts]
+    checks: list[PartCheck] = []
+    context = multiprocessing.get_context("spawn")  # MNN's threads don't survive a fork
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_silence_stdout) as child:
+        for number, name in enumerate(names):
+            on_progress(Progress(f"check of {name}", number, len(names), 0))
+            check = _check_lm_head if name == "lm_head" else _check_block
+            task = _Task(checkpoint, bundle_path, name, sequence, reference, chains)
+            try:
+                result = child.submit(check, task).result()
+            except BrokenProcessPool as error:
+                raise EngineError(
+                    f"The process that checked {name} of {bundle_path} died; most likely memory"
+                    " ran out."
+                ) from error
+            checks += result.checks
+            reference, chains = result.reference, result.chains
+    same = {
+        encoding: float(np.mean(logits.argmax(-1) == reference.argmax(-1)))
+        for encoding, logits in chains.items()
+    }
+    on_progress(Progress("check", len(names), len(names), 0))
+    return CheckReport(len(ids), checks, same)
+
+
+def _token_ids(bundle: Bundle) -> list[int]:
+    """Question, [gMASK], <sop>, answer; cut to what the model can hold."""
+    tokenizer, tokens = Tokenizer.of_bundle(bundle), bundle.manifest.tokens
+    half = bundle.manifest.geometry.max_context // 2 - 2
+    question, answer = tokenizer.encode(QUESTION)[:half], tokenizer.encode(ANSWER)[:half]
+    return [*question, tokens.gmask, tokens.bos, *answer]
+
+
+def _embedded(checkpoint: Checkpoint, bundle: Bundle, ids: list[int]) -> tuple[Array, Chains]:
+    manifest = bundle.manifest
+    exact = np.concatenate([checkpoint.embedding_rows(token, token + 1) for token in ids])
+    stored = EmbeddingFile(
+        bundle.file(manifest.embedding.file),
+        manifest.geometry.vocab_size,
+        manifest.geometry.hidden_size,
+    ).lookup(ids)
+    return exact, {encoding_name(one): stored for one in manifest.parts[0].variants}
+
+
+def _silence_stdout() -> None:
+    # MNN prints to descriptor 1 from C, where a caller's JSON goes.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _check_block(task: _Task) -> _Result:
+    bundle, checkpoint = open_bundle(task.bundle), Checkpoint(task.checkpoint)
+    geometry = bundle.manifest.geometry
+    weights = checkpoint.block(int(task.part.removeprefix("block_")))
+    epsilon = geometry.layernorm_epsilon
+    expected = block(task.reference, weights, task.sequence, geometry.heads, epsilon)
+    checks, outputs = [], {}
+    for variant in _variants(bundle, task.part):
+        encoding = encoding_name(variant)
+        rows = [task.reference, task.chains[encoding]]
+        traced = _run_block(bundle, variant, task.sequence, rows)
+        alone, chained = ({key: value[row] for key, value in traced.items()} for row in (0, 1))
+        order = key_order(geometry.head_dim)
+        errors = _layer_errors(alone, weights, geometry.heads, geometry.head_dim) | {
+            "keys": _relative(alone["new_k"], expected.keys[:, :, order].transpose(0, 2, 1)),
+            "values": _relative(alone["new_v"], expected.values),
+            "y": _relative(alone["y"], expected.y),
+        }
+        outputs[encoding] = chained["y"]
+        drift = _relative(chained["y"], expected.y)
+        checks.append(PartCheck(task.part, encoding, errors, drift))
+    return _Result(expected.y, outputs, checks)
+
+
+def _check_lm_head(task: _Task) -> _Result:
+    from runtime.backends.mnn_trace import TracedPart
+
+    bundle, checkpoint = open_bundle(task.bundle), Checkpoint(task.checkpoint)
+    epsilon = bundle.manifest.geometry.layernorm_epsilon
+    expected = lm_head(task.reference, checkpoint.head(), epsilon)
+    variants = {encoding_name(one): one for one in _variants(bundle, task.part)}
+    checks, outputs = [], {}
+    for encoding, variant in variants.items():
+        run = TracedPart(bundle.file(variant.files[0]), ["x"], ["logits"], _threads())
+        logits = run(x=task.reference[:, None])["logits"][:, 0]
+        errors = {"logits": _relative(logits, expected)}
+        # Blocks without an lm_head of their own encoding go on with the first one there is.
+        first = encoding == next(iter(variants))
+        for chain, hidden in task.chains.items():
+            if chain == encoding or (first and chain not in variants):
+                label = encoding if chain == encoding else f"{chain}, lm_head {encoding}"
+                outputs[label] = run(x=hidden[:, None])["logits"][:, 0]
+                drift = _relative(outputs[label], expected)
+                checks.append(PartCheck(task.part, label, errors, drift))
+    return _Result(expected, outputs, checks)
+
+
+def _variants(bundle: Bundle, name: str) -> list[Variant]:
+    part = next(one for one in bundle.manifest.parts if one.name == name)
+    return [one for one in part.variants if one.engine == "mnn"]
+
+
+def _run_block(
+    bundle: Bundle, variant: Variant, sequence: Sequence, rows: list[Array]
+) -> dict[str, Array]:
+    """Run hidden states as the rows of one batch; adds the values inside the block, by name."""
+    from runtime.backends.mnn_trace import TracedPart
+
+    geometry = bundle.manifest.geometry
+    batch = [Row(0, sequence.context, sequence.mask_position)] * len(rows)
+    table = RotaryTable(geometry.head_dim, geometry.max_context)
+    cos, sin = table.at(positions(batch, sequence.tokens))
+    heads, dim = geometry.heads, geometry.head_dim
+    inputs = {
+        "x": np.stack(rows),
+        "mask": attention_mask(batch, sequence.tokens, 0),
+        "cos": cos,
+        "sin": sin,
+        "past_k": np.zeros((len(rows), heads, dim, 0), np.float32),
+        "past_v": np.zeros((len(rows), heads, 0, dim), np.float32),
+    }
+    inside = ["ln1", "query_key_value", "context.flat", "dense", "ln2", "gelu", "down"]
+    outputs = ["y", "new_k", "new_v", *inside]
+    path = bundle.file(variant.files[0])
+    return TracedPart(path, list(inputs), outputs, _threads())(**inputs)
+
+
+def _layer_errors(
+    traced: dict[str, Array], weights: BlockWeights, heads: int, head_dim: int
+) -> dict[str, float]:
+    fused = linear(traced["ln1"], weights.query_key_value)
+    by_head = fused.reshape(-1, heads, 3, head_dim)
+    by_head[:, :, :2] = by_head[:, :, :2, key_order(head_dim)]
+    expected = {
+        "query_key_value": by_head.transpose(0, 2, 1, 3).reshape(fused.shape),
+        "dense": linear(traced["context.flat"], weights.dense),
+        "up": gelu(linear(traced["ln2"], weights.up)),
+        "down": linear(traced["gelu"], weights.down),
+    }
+    found = traced | {"up": traced["gelu"]}
+    return {name: _relative(found[name], value) for name, value in expected.items()}
+
+
+def _relative(found: Array, expected: Array) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
