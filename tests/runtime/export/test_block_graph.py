@@ -33,6 +33,9 @@ TOLERANCE = {
     ("fp32", "int8"): 2e-2,
     ("fp32", "int4"): 2e-1,
     ("fp16", "fp16"): 1e-5,
+    ("bf16", "fp32"): 1e-5,
+    ("int8", "fp32"): 1e-5,
+    ("int4", "fp32"): 1e-5,
 }
 
 
@@ -40,11 +43,15 @@ TOLERANCE = {
 def exports(tmp_path_factory):
     """A model and its bundle, by precision of the checkpoint."""
     folder = tmp_path_factory.mktemp("block_graph")
-    return {source: export(folder / source, source) for source in ("fp32", "fp16")}
+    return {source: export(folder / source, source) for source in {one for one, _ in TOLERANCE}}
 
 
 def export(folder, source):
-    tensors = write_checkpoint(folder / "checkpoint", SHAPE, precision=source)
+    bits = int(source.removeprefix("int")) if source.startswith("int") else None
+    precision = source if bits is None else "fp16"
+    tensors = write_checkpoint(
+        folder / "checkpoint", SHAPE, precision=precision, quantised_bits=bits
+    )
     config = json.loads((folder / "checkpoint" / "config.json").read_text())
     stored = tuple(to for origin, to in TOLERANCE if origin == source)
     export_bundle(ExportRequest(folder / "checkpoint", folder / "bundle", stored))
