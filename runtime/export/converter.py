@@ -29,10 +29,13 @@ class StoppedError(Exception):
     """The conversion was called off because another part of the export failed."""
 
 
-def convert(onnx_path: Path, mnn_path: Path, encoding: Encoding, stop: Event) -> list[Path]:
+def convert(
+    onnx_path: Path, mnn_path: Path, encoding: Encoding, least_bytes: int, stop: Event
+) -> list[Path]:
     """Convert one graph; returns the files made: ``mnn_path`` and its weights beside it.
 
-    Raises BundleError when the child fails, leaves a layer unquantised, or makes no file, and
+    ``least_bytes`` is what the weights must come to: a full disk goes unnoticed in the converter.
+    Raises BundleError when the child fails, leaves a layer unquantised, or makes no whole file, and
     StoppedError soon after ``stop`` is set.
     """
     arguments = [
@@ -45,7 +48,7 @@ def convert(onnx_path: Path, mnn_path: Path, encoding: Encoding, stop: Event) ->
     ]
     status, printed = _run_child(arguments, onnx_path.parent, mnn_path.stem, stop)
     weight_path = mnn_path.with_name(mnn_path.name + ".weight")
-    problem = _problem(status, printed, mnn_path, weight_path)
+    problem = _problem(status, printed) or _shortfall(mnn_path, weight_path, least_bytes)
     if problem:
         _log.error("last lines of the converter:\n%s", "\n".join(printed[-_SHOWN_LINES:]))
         raise BundleError(
@@ -95,8 +98,8 @@ def _child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def _problem(status: int, printed: list[str], mnn_path: Path, weight_path: Path) -> str | None:
-    """What went wrong, from all the ways in which the converter shows it; None when nothing did."""
+def _problem(status: int, printed: list[str]) -> str | None:
+    """What went wrong, as the converter's words tell; None when nothing did."""
     if status:
         ending = f"by signal {-status}" if status < 0 else f"with status {status}"
         return f"the converter ended {ending}"
@@ -105,5 +108,12 @@ def _problem(status: int, printed: list[str], mnn_path: Path, weight_path: Path)
         return "the converter did not report success"
     if any("don't use block-quant" in line for line in printed):
         return "the weight block does not divide a layer's width"
-    absent = [one.name for one in (mnn_path, weight_path) if not one.is_file()]
-    return f"the converter did not write {absent[0]}" if absent else None
+    return None
+
+
+def _shortfall(mnn_path: Path, weight_path: Path, least_bytes: int) -> str | None:
+    for path, least in ((mnn_path, 1), (weight_path, least_bytes)):
+        size_bytes = path.stat().st_size if path.is_file() else 0
+        if size_bytes < least:
+            return f"the converter wrote {size_bytes} of {least} bytes to {path.name}"
+    return None

@@ -47,8 +47,19 @@ def export_bundle(request: ExportRequest, on_progress: OnProgress = lambda _: No
 
     Work happens in a sibling directory that is renamed into place at the end. A bundle of the same
     checkpoint at ``request.out`` gains what it lacks. Raises CheckpointError for the input,
-    UserInputError for the request, BundleError for the conversion or a bundle in the way.
+    UserInputError for the request, BundleError for the conversion or a disk that fails.
     """
+    try:
+        return _export(request, on_progress)
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        raise BundleError(
+            f"Exporting to {request.out} failed{where}: {error.strerror or error}; check the path,"
+            " its permissions and the free space."
+        ) from error
+
+
+def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
     existing = _existing_bundle(request)
     checkpoint = Checkpoint(request.checkpoint)
     spec = replace(read_hf_config(request.checkpoint), vocab_size=checkpoint.vocab_size)
@@ -57,7 +68,8 @@ def export_bundle(request: ExportRequest, on_progress: OnProgress = lambda _: No
     source = source_hash(checkpoint, tracker)
     if existing is not None:
         _require_new(existing, source, wanted, request)
-    with Workspace(request.out, source, request.resume) as workspace:
+    made_by = {name: _version(name) for name in ("glm-plan", "MNN")}
+    with Workspace(request.out, source, made_by, request.resume) as workspace:
         if existing is not None:
             workspace.adopt(existing)
         missing = {
@@ -84,7 +96,7 @@ def export_bundle(request: ExportRequest, on_progress: OnProgress = lambda _: No
             parts=[Part(name=part, variants=workspace.finished[part]) for part in wanted],
             source_precision=checkpoint.source_precision,
             source_sha256=source,
-            made_by={name: _version(name) for name in ("glm-plan", "MNN")},
+            made_by=made_by,
         )
         document = manifest.model_dump_json(indent=1, by_alias=True)
         write_synced(workspace.path / MANIFEST_NAME, document + "\n")

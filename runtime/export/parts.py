@@ -14,7 +14,7 @@ from runtime.export.checkpoint import Checkpoint
 from runtime.export.converter import StoppedError, convert
 from runtime.export.files import describe
 from runtime.export.request import Encoding
-from runtime.export.resources import work_bytes
+from runtime.export.resources import weight_bytes, work_bytes
 from runtime.export.tracker import Tracker
 from runtime.export.weights import block_rounded_to_half, head_rounded_to_half
 from runtime.export.workspace import Workspace
@@ -71,7 +71,9 @@ class PartMaker:
     def _make_variant(self, onnx_path: Path, part: str, encoding: Encoding) -> None:
         self._tracker.start(f"{part} {encoding.precision}")
         stem = part if part == LM_HEAD else f"block_{int(part.removeprefix('block_')):02d}"
-        made = convert(onnx_path, onnx_path.with_name(f"{stem}.mnn"), encoding, self._stop)
+        least_bytes = weight_bytes(self._spec, part, encoding)
+        mnn_path = onnx_path.with_name(f"{stem}.mnn")
+        made = convert(onnx_path, mnn_path, encoding, least_bytes, self._stop)
         folder = self._workspace.path / encoding.directory
         folder.mkdir(exist_ok=True)
         files = [file.rename(folder / file.name) for file in made]

@@ -24,10 +24,10 @@ _PROCESS_BYTES = 64 << 20  # an interpreter with the converter loaded
 _DISK_SPARE = 1.02
 
 
-def part_bytes(spec: ModelSpec, part: str, encoding: Encoding) -> int:
-    """Estimate the bytes of one part's files."""
+def weight_bytes(spec: ModelSpec, part: str, encoding: Encoding) -> int:
+    """Bytes of one part's weights, without the norms that its graph holds twice."""
     size = lm_head_bytes if part == "lm_head" else block_bytes
-    return size(spec, encoding.precision, encoding.weight_block) + _GRAPH_BYTES
+    return size(spec, encoding.precision, encoding.weight_block)
 
 
 def work_bytes(spec: ModelSpec, part: str) -> int:
@@ -64,7 +64,7 @@ def require_disk(
 
     Raises UserInputError with the bytes needed and free.
     """
-    outputs = sum(part_bytes(spec, part, encoding) for part, encoding in tasks)
+    outputs = sum(weight_bytes(spec, part, encoding) + _GRAPH_BYTES for part, encoding in tasks)
     parts = sorted({part for part, _ in tasks}, key=lambda part: -work_bytes(spec, part))
     temporary = sum(work_bytes(spec, part) for part in parts[:jobs])
     needed = int((outputs + temporary + embedding_bytes(spec)) * _DISK_SPARE)

@@ -30,14 +30,15 @@ class Workspace:
     """One export's directory, held by one process at a time.
 
     Finished variants are written down in a journal with their checksums. With ``resume``, those of
-    an earlier run on the same ``source`` are kept if their files still match. Left by an exception,
-    the directory stays for a later resume, except when the checkpoint or request was at fault.
+    an earlier run by the same versions (``made_by``) are kept if their files still match; one of
+    another ``source`` is refused. Left by an exception, the directory stays for a later resume,
+    except when the checkpoint or request was at fault.
     """
 
-    def __init__(self, out: Path, source: str, resume: bool) -> None:
+    def __init__(self, out: Path, source: str, made_by: dict[str, str], resume: bool) -> None:
         self.path = workspace_of(out)
         self.finished: dict[str, list[Variant]] = {}
-        self._source = source
+        self._header = {"source_sha256": source, "made_by": made_by}
         self._resume = resume
         self._lock: IO[str] | None = None
 
@@ -110,11 +111,14 @@ class Workspace:
             return
         lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
         with contextlib.suppress(ValueError, LookupError, TypeError, ValidationError):
-            if json.loads(lines[0])["source_sha256"] != self._source:
+            header = json.loads(lines[0])
+            if header["source_sha256"] != self._header["source_sha256"]:
                 raise UserInputError(
                     f"{self.path} was begun from another checkpoint; export without --resume to"
                     " start anew."
                 )
+            if header != self._header:
+                return
             for line in lines[1:]:
                 entry = json.loads(line)
                 variant = Variant.model_validate(entry["variant"])
@@ -148,7 +152,7 @@ class Workspace:
 
     def _rewrite_journal(self) -> None:
         journal = self.path / _JOURNAL
-        journal.write_text(json.dumps({"source_sha256": self._source}) + "\n", encoding="utf-8")
+        journal.write_text(json.dumps(self._header) + "\n", encoding="utf-8")
         sync(journal)
         finished, self.finished = self.finished, {}
         for part, variants in finished.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from runtime.bundle import open_bundle, read_manifest
 from runtime.export.exporter import export_bundle
 from runtime.export.request import ExportRequest
 from runtime.export.workspace import workspace_of
-from scheduler.errors import CheckpointError, UserInputError
+from scheduler.errors import BundleError, CheckpointError, UserInputError
 from tests.support.chatglm_checkpoint import Shape, write_checkpoint
 
 SHAPE = Shape(hidden=32, heads=2, blocks=3, vocab=64)
@@ -173,3 +176,26 @@ def test_a_full_disk_is_foreseen(checkpoint, out, monkeypatch):
         UserInputError, ExportRequest(checkpoint, out, ("fp16",))
     )
     assert list(out.parent.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_written_is_one_sentence(checkpoint, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    message = refusal(BundleError, ExportRequest(checkpoint, tmp_path / "file" / "b", ("fp16",)))
+    assert "Not a directory" in message
+
+
+def test_a_disk_that_fails_is_one_sentence(checkpoint, out):
+    """A limit on the size of files stands in for a full disk."""
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from runtime.cli.main import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = [sys.executable, "-c", code, "export", checkpoint, "--out", out]
+    child = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert child.returncode == 2
+    assert "File too large" in child.stderr
+    assert "Traceback" not in child.stderr
+    assert not out.exists()

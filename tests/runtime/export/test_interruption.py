@@ -12,7 +12,7 @@ import time
 import pytest
 
 from runtime.bundle import open_bundle
-from runtime.export import parts
+from runtime.export import exporter, parts
 from runtime.export.exporter import export_bundle
 from runtime.export.request import ExportRequest
 from runtime.export.workspace import Workspace, workspace_of
@@ -115,6 +115,17 @@ def test_without_resume_all_is_made_anew(checkpoint, out, monkeypatch):
     assert len(calls) == 4
 
 
+def test_resume_keeps_nothing_of_another_version(checkpoint, out, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing_after(2, patch)
+        patch.setattr(exporter, "_version", lambda name: "0.0.1")
+        refusal(BundleError, ExportRequest(checkpoint, out, ("fp16",), jobs=1))
+    calls = failing_after(100, monkeypatch)
+    export_bundle(ExportRequest(checkpoint, out, ("fp16",), jobs=1, resume=True))
+    assert len(calls) == 4
+    open_bundle(out, verify=True)
+
+
 def test_resume_of_another_checkpoint_is_refused(checkpoint, out, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         failing_after(2, patch)
@@ -126,7 +137,7 @@ def test_resume_of_another_checkpoint_is_refused(checkpoint, out, tmp_path, monk
 
 
 def test_only_one_export_at_a_time(checkpoint, out):
-    with Workspace(out, "0" * 64, resume=False):
+    with Workspace(out, "0" * 64, {}, resume=False):
         assert "Another export is writing" in refusal(
             BundleError, ExportRequest(checkpoint, out, ("fp16",))
         )
