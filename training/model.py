@@ -28,7 +28,7 @@ class TinyConfig:
 
 
 class Attention(nn.Module):
-    """Self-attention with two-dimensional rotary positions, queries, keys, values fused per head."""
+    """Self-attention with two-dimensional rotary positions and a projection fused per head."""
 
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class Attention(nn.Module):
         fused = self.query_key_value(x).view(rows, tokens, self.heads, -1)
         query, key, value = fused.chunk(3, dim=-1)
         query, key = rotate(query, *rotary), rotate(key, *rotary)
-        mixed = functional.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=visible
-        )
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5) + visible
+        mixed = scores.softmax(-1) @ value
         return self.dense(mixed.transpose(1, 2).reshape(rows, tokens, hidden))
 
 
@@ -116,6 +116,7 @@ class TinyGlm(nn.Module):
         rotary = rotary_tables(torch.stack([position, block_position], 1), self.head_dim)
         causal = index[None, :] <= index[:, None]
         visible = (causal[None] | ~generated[:, None, :])[:, None]
+        visible = torch.zeros(visible.shape).masked_fill_(~visible, -10000.0)
         x = self.transformer.word_embeddings(ids)
         for layer in self.transformer.layers:
             x = layer(x, visible, rotary)
@@ -136,7 +137,7 @@ def rotary_tables(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate both halves of every head of x [rows, tokens, heads, head_dim], each by its position."""
+    """Rotate both halves of every head of x [rows, tokens, heads, head_dim] by their positions."""
     halves = x.unflatten(-1, (2, -1))
     first, second = halves.chunk(2, dim=-1)
     return (halves * cos + torch.cat([-second, first], -1) * sin).flatten(-2)

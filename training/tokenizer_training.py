@@ -13,11 +13,12 @@ from runtime.tokenizer import LONGEST_BLANK, NEWLINE, TAB, Tokenizer
 from training.questions import training_item
 
 VOCABULARY = 1536
+SENTENCES = 40_000
 _CONTROL = ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
 _PAD_ID = 3
 
 
-def train_tokenizer(path: Path, seed: int, sentences: int = 40_000) -> Tokenizer:
+def train_tokenizer(path: Path, seed: int, sentences: int = SENTENCES) -> Tokenizer:
     """Learn pieces from generated questions and answers, write the model file, and open it.
 
     Digits stay single so that arithmetic can generalise; characters without a piece are spelled in
@@ -27,7 +28,7 @@ def train_tokenizer(path: Path, seed: int, sentences: int = 40_000) -> Tokenizer
     lines: list[str] = []
     for _ in range(sentences):
         item = training_item(rng)
-        lines += [item.question, item.answer]
+        lines += [*item.question.splitlines(), item.answer]
     lines += [chr(code) for code in range(33, 127)] * 40
     lines += [f"[Round {number}]" for number in range(10)] * 40 + ["问：", "答："] * 400
     model = io.BytesIO()
