@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from scheduler.units import GIB, MIB
+
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
 
 MODEL = "tiny-glm"
 QUESTIONS = ("法国的首都是哪里？", "What is the opposite of hot?", "12+7等于多少？")
-# With nothing reserved, so little memory holds about five of the tiny model's eight blocks.
-DEMO_VRAM_BYTES = 8 * 1024**2
+# What is left of 1 GiB then holds about five of the tiny model's eight blocks.
+DEMO_VRAM_BYTES = 1024 * MIB
+DEMO_RESERVE_BYTES = 1022 * MIB
+DEMO_CONTEXT = 512
 
 
 @click.command()
@@ -32,7 +36,6 @@ def command(keep: Path | None) -> None:
     from scheduler.probe import probe_host
     from scheduler.profiles import load_model
     from scheduler.request import PlanRequest
-    from scheduler.units import GIB
 
     host = probe_host()
     _title("1. Plan ChatGLM-6B for a graphics card with 11 GiB free")
@@ -40,11 +43,16 @@ def command(keep: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="glm-plan-demo-") as scratch:
         _title("2. Export the tiny model: one file per block")
         bundle = _bundle(keep or Path(scratch) / "bundle")
-        _title("3. Plan it for 8 MiB of video memory, so that its blocks split over two stages")
+        _title("3. Plan it for a small graphics card, so that its blocks split over two stages")
         from runtime.bundle_spec import spec_of_bundle
 
         spec = spec_of_bundle(bundle)
-        request = PlanRequest(spec, vram_bytes=(DEMO_VRAM_BYTES,), reserve_bytes=0)
+        request = PlanRequest(
+            spec,
+            vram_bytes=(DEMO_VRAM_BYTES,),
+            reserve_bytes=DEMO_RESERVE_BYTES,
+            context=DEMO_CONTEXT,
+        )
         plan = make_plan(request, host)
         show(plan)
         _title("4. Ask it")
