@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import sentencepiece
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.answer_text import TRAINING_DATE, PostprocessStream, postprocess
@@ -46,11 +46,13 @@ REAL_TEXTS = TEXTS.filter(lambda text: "\u2581" not in text).filter(
 )
 
 
+@settings(deadline=None)
 @given(text=REAL_TEXTS)
 def test_every_text_survives_encoding_and_decoding(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_no_text_encodes_to_a_control_token(tokenizer, text):
     assert not set(tokenizer.special.model_dump().values()) & set(tokenizer.encode(text))
@@ -79,12 +81,14 @@ def test_a_longer_run_of_blanks_takes_several_pieces(tokenizer, pieces):
     ]
 
 
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_plain_texts_encode_as_sentencepiece_does(tokenizer, pieces, text):
-    plain = re.sub(r"[<\[\n\t\ud800-\udfff]|  +", "", text)
+    plain = re.sub(r"  +", "", re.sub(r"[<\[\n\t\ud800-\udfff]", "", text))
     assert tokenizer.encode(plain) == pieces.Encode(plain)
 
 
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_the_first_release_numbers_pieces_from_20000(model, tokenizer, text):
     path, special = model
@@ -98,10 +102,12 @@ def test_the_first_release_numbers_pieces_from_20000(model, tokenizer, text):
 IDS = st.lists(st.integers(0, 479), max_size=40)
 
 
+@settings(deadline=None)
 @given(ids=IDS)
 def test_decoding_agrees_with_sentencepiece(tokenizer, pieces, ids):
-    """They differ only in how many U+FFFD broken bytes become."""
-    ids = [token for token in ids if token not in tokenizer.special.model_dump().values()]
+    """They differ only in how many U+FFFD broken bytes become, also where control ids part them."""
+    silent = {*tokenizer.special.model_dump().values(), *filter(pieces.IsControl, range(480))}
+    ids = [token for token in ids if token not in silent]
     expected = pieces.Decode(ids).replace("<n>", "\n").replace("<|tab|>", "\t")
     expected = re.sub(r"<\|blank_(\d+)\|>", lambda blank: " " * int(blank[1]), expected)
     assert re.sub("\ufffd+", "\ufffd", tokenizer.decode(ids)) == re.sub(
@@ -115,6 +121,7 @@ def test_special_and_unknown_ids_print_nothing(tokenizer):
     assert tokenizer.decode([]) == ""
 
 
+@settings(deadline=None)
 @given(ids=IDS, text=TEXTS)
 def test_streamed_text_is_the_postprocessed_whole(tokenizer, ids, text):
     ids = ids + tokenizer.encode(text) + ids[:5]
@@ -133,6 +140,7 @@ MARKED = st.text(alphabet="中a,!:;? \n[]训练时间2", max_size=12)
 ANSWERS = st.lists(MARKED | st.sampled_from([TRAINING_DATE, "[[训练"]), max_size=4).map("".join)
 
 
+@settings(deadline=None)
 @given(text=ANSWERS, cuts=st.lists(st.integers(0, 40)))
 def test_postprocessing_in_pieces_equals_postprocessing_the_whole(text, cuts):
     stream = PostprocessStream()
@@ -141,6 +149,7 @@ def test_postprocessing_in_pieces_equals_postprocessing_the_whole(text, cuts):
     assert "".join(parts) + stream.finish() == postprocess(text)
 
 
+@settings(deadline=None)
 @given(text=ANSWERS)
 def test_streaming_holds_back_no_more_than_it_must(text):
     """What is held back differs between two possible ends of the text."""
@@ -184,6 +193,7 @@ def release_postprocess(text):
     return text
 
 
+@settings(deadline=None)
 @given(text=ANSWERS)
 def test_postprocess_agrees_with_the_rules_applied_one_by_one(text):
     assert postprocess(text) == release_postprocess(text)
@@ -206,6 +216,7 @@ def test_a_directory_is_refused(tmp_path):
         Tokenizer(tmp_path, SPECIAL)
 
 
+@settings(deadline=None)
 @given(share=st.floats(0, 0.999))
 def test_truncated_files_are_refused_or_open(model, tmp_path_factory, share):
     """Cut between two records, a SentencePiece file is still one: it must work or be refused."""
