@@ -1,0 +1,325 @@
+"""Cost: the seconds that a placement takes, per token and per prompt, from a few constants.
+
+A stage decodes in `blocks x (weights / rate + KV cache / rate + overhead)`; lm_head and hops are
+added. A prompt takes the operations of its tokens where these outweigh the weights. Every constant
+says whether it was estimated, calibrated or measured; docs/numbers.md works an example by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, Protocol
+
+from scheduler.memory import (
+    KV_FIRST_STEP,
+    DeviceKind,
+    held_block_bytes,
+    held_lm_head_bytes,
+    kv_capacity,
+    value_bytes,
+)
+from scheduler.model import (
+    ModelSpec,
+    block_bytes,
+    block_flops_per_token,
+    block_kv_bytes_per_token,
+    lm_head_bytes,
+    lm_head_flops,
+)
+from scheduler.plan import Precision
+
+SpeedProvenance = Literal["estimated", "calibrated", "measured"]
+
+_HIDDEN_VALUE_BYTES = 4  # hidden states cross stages as fp32
+
+
+@dataclass(frozen=True)
+class WeightSpeed:
+    """How fast a device streams weights of one precision through a matrix product at decode.
+
+    `bytes_per_second` with one row. Each further row of the same pass adds `extra_row_share` of the
+    first one's time: near 0 where memory is the limit, more where unpacking and arithmetic are.
+    """
+
+    bytes_per_second: float
+    extra_row_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """Effective constants of one device; `source` says in a sentence where they come from.
+
+    `bandwidth_bytes_per_second` holds for weights of any precision not in `weights`, and for the
+    KV cache unless `kv_bytes_per_second` is given. `flops_per_second` is what prefill reaches.
+    `block_overhead_seconds` passes per part (block or lm_head) and forward. `rows_per_pass` is how
+    many rows one reading of the weights serves; None: any number.
+    """
+
+    bandwidth_bytes_per_second: float
+    flops_per_second: float
+    block_overhead_seconds: float
+    provenance: SpeedProvenance
+    source: str
+    weights: Mapping[Precision, WeightSpeed] = field(default_factory=dict, hash=False)
+    kv_bytes_per_second: float | None = None
+    rows_per_pass: int | None = None
+
+    def weight_speed(self, precision: Precision) -> WeightSpeed:
+        """The rate for one precision; plain bandwidth where nothing else is known."""
+        return self.weights.get(precision) or WeightSpeed(self.bandwidth_bytes_per_second)
+
+
+@dataclass(frozen=True)
+class HopSpeed:
+    """What handing hidden states from one stage to the next costs."""
+
+    latency_seconds: float
+    bytes_per_second: float
+
+    def seconds(self, size_bytes: int) -> float:
+        """Time of one hop of so many bytes."""
+        return self.latency_seconds + size_bytes / self.bytes_per_second
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """All constants of a host: per device (gpu0, gpu1, ..., cpu) and for hops between stages."""
+
+    devices: Mapping[str, DeviceSpeed] = field(hash=False)
+    hop: HopSpeed
+
+
+class PlacedStage(Protocol):
+    """What the cost of a stage depends on; `scheduler.plan.Stage` and `StageParts` are such."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def blocks(self) -> Sized: ...
+    @property
+    def lm_head_precision(self) -> Precision | None: ...
+
+
+@dataclass(frozen=True)
+class StageParts:
+    """A stage without its memory: enough to predict its time. Order of stages is execution's."""
+
+    device: str
+    precision: Precision
+    blocks: range
+    lm_head_precision: Precision | None = None
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of one forward through all stages; `stage_seconds` without lm_head and hops.
+
+    `rows` is the number of tokens that the step yields: one per running slot at decode.
+    """
+
+    stage_seconds: tuple[float, ...]
+    lm_head_stage: int
+    lm_head_seconds: float
+    hop_seconds: float
+    rows: int = 1
+
+    @property
+    def total_seconds(self) -> float:
+        """Stages in turn, lm_head and hops."""
+        return sum(self.stage_seconds) + self.lm_head_seconds + self.hop_seconds
+
+    @property
+    def slowest_stage_seconds(self) -> float:
+        """The stage that bounds a full pipeline, with lm_head where it lives."""
+        return max(
+            seconds + (self.lm_head_seconds if number == self.lm_head_stage else 0.0)
+            for number, seconds in enumerate(self.stage_seconds)
+        )
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of all slots together, stages taking turns."""
+        return self.rows / self.total_seconds
+
+    @property
+    def tokens_per_second_per_slot(self) -> float:
+        """Tokens that each of the running requests gets."""
+        return 1 / self.total_seconds
+
+    @property
+    def pipelined_tokens_per_second(self) -> float:
+        """Tokens per second if every stage always had a batch of `rows` to work on."""
+        return self.rows / self.slowest_stage_seconds
+
+
+def device_kind(device: str) -> DeviceKind:
+    """The kind of memory and arithmetic behind a device name: `cpu`, else `cuda`."""
+    return "cpu" if device == "cpu" else "cuda"
+
+
+@lru_cache(maxsize=4096)
+def read_block_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) -> int:
+    """Compute the bytes of one block's weights that each decoded token reads.
+
+    On the CPU all that is held (fp16 was expanded to fp32), on CUDA what the file holds: the fp16
+    scratch beside int8 and int4 weights is not read at decode.
+    """
+    if kind == "cuda":
+        return block_bytes(spec, precision)
+    return held_block_bytes(spec, precision, kind)
+
+
+@lru_cache(maxsize=4096)
+def read_lm_head_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) -> int:
+    """Compute the bytes of lm_head that each token reads, as `read_block_bytes` does."""
+    if kind == "cuda":
+        return lm_head_bytes(spec, precision)
+    return held_lm_head_bytes(spec, precision, kind)
+
+
+def block_decode_seconds(
+    spec: ModelSpec,
+    speed: DeviceSpeed,
+    kind: DeviceKind,
+    precision: Precision,
+    context: int,
+    rows: int = 1,
+) -> float:
+    """Predict one block's decode step for `rows` slots that hold `context` tokens each.
+
+    The KV cache is read at its capacity, not at its fill.
+    """
+    kv_bytes = (
+        kv_capacity(context) * rows * block_kv_bytes_per_token(spec, value_bytes(precision, kind))
+    )
+    return (
+        _weight_seconds(
+            read_block_bytes(spec, precision, kind),
+            rows * block_flops_per_token(spec, 0),
+            speed,
+            precision,
+            rows,
+        )
+        + kv_bytes / (speed.kv_bytes_per_second or speed.bandwidth_bytes_per_second)
+        + speed.block_overhead_seconds
+    )
+
+
+def lm_head_seconds(
+    spec: ModelSpec, speed: DeviceSpeed, kind: DeviceKind, precision: Precision, rows: int = 1
+) -> float:
+    """Predict logits for the last position of `rows` slots."""
+    read_bytes = read_lm_head_bytes(spec, precision, kind)
+    weights = _weight_seconds(read_bytes, rows * lm_head_flops(spec), speed, precision, rows)
+    return weights + speed.block_overhead_seconds
+
+
+def block_prefill_seconds(
+    spec: ModelSpec, speed: DeviceSpeed, kind: DeviceKind, precision: Precision, tokens: int
+) -> float:
+    """Predict one block over a prompt of `tokens`: arithmetic, or reading the weights if longer.
+
+    Scores are computed for every pair of positions and one empty step of the cache.
+    """
+    flops = tokens * block_flops_per_token(spec, tokens + KV_FIRST_STEP)
+    reading = (
+        read_block_bytes(spec, precision, kind) / speed.weight_speed(precision).bytes_per_second
+    )
+    return max(flops / speed.flops_per_second, reading) + speed.block_overhead_seconds
+
+
+def decode_seconds(
+    stages: Sequence[PlacedStage], spec: ModelSpec, speeds: Speeds, context: int, rows: int = 1
+) -> StepCost:
+    """Predict one decode step of `rows` slots, each with `context` tokens behind it.
+
+    Raises KeyError for a device that `speeds` does not know.
+    """
+    per_stage = []
+    for stage in stages:
+        count = len(stage.blocks)
+        kind, speed = device_kind(stage.device), speeds.devices[stage.device]
+        per_stage.append(
+            count * block_decode_seconds(spec, speed, kind, stage.precision, context, rows)
+            if count
+            else 0.0
+        )
+    return _with_head_and_hops(per_stage, stages, spec, speeds, rows, rows)
+
+
+def prefill_seconds(
+    stages: Sequence[PlacedStage], spec: ModelSpec, speeds: Speeds, tokens: int
+) -> StepCost:
+    """Predict a prompt of `tokens` through all stages, up to the logits of its last position.
+
+    The total is the time to first token. Raises KeyError as `decode_seconds`.
+    """
+    per_stage = []
+    for stage in stages:
+        count = len(stage.blocks)
+        kind, speed = device_kind(stage.device), speeds.devices[stage.device]
+        per_stage.append(
+            count * block_prefill_seconds(spec, speed, kind, stage.precision, tokens)
+            if count
+            else 0.0
+        )
+    return _with_head_and_hops(per_stage, stages, spec, speeds, 1, tokens)
+
+
+def time_to_first_token(
+    stages: Sequence[PlacedStage], spec: ModelSpec, speeds: Speeds, tokens: int
+) -> float:
+    """Seconds from a prompt of `tokens` to its first new token; sampling is left out."""
+    return prefill_seconds(stages, spec, speeds, tokens).total_seconds
+
+
+def hop_count(stages: Sequence[PlacedStage]) -> int:
+    """Count hops: embedding to the first run of blocks, run to run, and to a lm_head elsewhere."""
+    running = [number for number, stage in enumerate(stages) if len(stage.blocks)]
+    head = _lm_head_stage(stages)
+    return len(running) + (1 if running and running[-1] != head else 0)
+
+
+def hidden_bytes(spec: ModelSpec, tokens: int) -> int:
+    """Compute the bytes of hidden states, fp32: 16 KiB a token at width 4096."""
+    return tokens * spec.hidden_size * _HIDDEN_VALUE_BYTES
+
+
+def _with_head_and_hops(
+    per_stage: list[float],
+    stages: Sequence[PlacedStage],
+    spec: ModelSpec,
+    speeds: Speeds,
+    rows: int,
+    tokens: int,
+) -> StepCost:
+    head = _lm_head_stage(stages)
+    precision, device = stages[head].lm_head_precision, stages[head].device
+    assert precision is not None
+    return StepCost(
+        stage_seconds=tuple(per_stage),
+        lm_head_stage=head,
+        lm_head_seconds=lm_head_seconds(
+            spec, speeds.devices[device], device_kind(device), precision, rows
+        ),
+        hop_seconds=hop_count(stages) * speeds.hop.seconds(hidden_bytes(spec, tokens)),
+        rows=rows,
+    )
+
+
+def _lm_head_stage(stages: Sequence[PlacedStage]) -> int:
+    return next(n for n, stage in enumerate(stages) if stage.lm_head_precision is not None)
+
+
+def _weight_seconds(
+    read_bytes: int, flops: int, speed: DeviceSpeed, precision: Precision, rows: int
+) -> float:
+    """Time of matrix products with `rows` rows: passes over the weights, or arithmetic if more."""
+    weights = speed.weight_speed(precision)
+    passes = 1 if speed.rows_per_pass is None else -(-rows // speed.rows_per_pass)
+    reads = passes + (rows - passes) * weights.extra_row_share
+    return max(reads * read_bytes / weights.bytes_per_second, flops / speed.flops_per_second)
