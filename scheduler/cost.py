@@ -52,7 +52,8 @@ class DeviceSpeed:
     """Effective constants of one device; `source` says in a sentence where they come from.
 
     `bandwidth_bytes_per_second` holds for weights of any precision not in `weights`, and for the
-    KV cache unless `kv_bytes_per_second` is given. `flops_per_second` is what prefill reaches.
+    KV cache unless `kv_bytes_per_second` is given. `flops_per_second` is what prefill reaches, with
+    fp32 weights `fp32_flops_per_second` where that is given.
     `block_overhead_seconds` passes per part (block or lm_head) and forward. `rows_per_pass` is how
     many rows one reading of the weights serves; None: any number.
     """
@@ -65,6 +66,12 @@ class DeviceSpeed:
     weights: Mapping[Precision, WeightSpeed] = field(default_factory=dict, hash=False)
     kv_bytes_per_second: float | None = None
     rows_per_pass: int | None = None
+    fp32_flops_per_second: float | None = None
+
+    def flops(self, precision: Precision) -> float:
+        """Operations per second with weights of one precision."""
+        own = self.fp32_flops_per_second if precision == "fp32" else None
+        return own or self.flops_per_second
 
     def weight_speed(self, precision: Precision) -> WeightSpeed:
         """The rate for one precision; plain bandwidth where nothing else is known."""
@@ -229,7 +236,7 @@ def block_prefill_seconds(
     reading = (
         read_block_bytes(spec, precision, kind) / speed.weight_speed(precision).bytes_per_second
     )
-    return max(flops / speed.flops_per_second, reading) + speed.block_overhead_seconds
+    return max(flops / speed.flops(precision), reading) + speed.block_overhead_seconds
 
 
 def decode_seconds(
@@ -322,4 +329,4 @@ def _weight_seconds(
     weights = speed.weight_speed(precision)
     passes = 1 if speed.rows_per_pass is None else -(-rows // speed.rows_per_pass)
     reads = passes + (rows - passes) * weights.extra_row_share
-    return max(reads * read_bytes / weights.bytes_per_second, flops / speed.flops_per_second)
+    return max(reads * read_bytes / weights.bytes_per_second, flops / speed.flops(precision))

@@ -9,6 +9,9 @@ set two constants; they cannot confirm them. docs/numbers.md derives the others.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
+
 from scheduler.cost import DeviceSpeed, HopSpeed, Speeds, WeightSpeed
 from scheduler.device_profiles import CpuProfile, GpuProfile, RamProfile
 from scheduler.hardware import Cpu, Gpu, Host
@@ -29,8 +32,8 @@ GPU_FLOPS_SHARE = 0.3
 """Of the peak at fp16 (or fp32) that prefill reaches, attention and small products included."""
 CPU_FLOPS_SHARE = 0.5
 """Of the peak at fp32: 86 GFLOP/s on 2 AVX2 cores for a prompt of 128 tokens, with MNN 3.6.1."""
-CPU_BLOCK_OVERHEAD_SECONDS = 1e-4
-"""A call of MNN and the smaller operators of a block."""
+CPU_BLOCK_OVERHEAD_SECONDS = 2e-4
+"""A call of MNN and a block's smaller operators: a block of the tiny model takes 0.3 ms in all."""
 CPU_ROWS_PER_PASS = 4
 """MNN 3.6.1 on x86 reads the weights once for up to 4 rows: 8 rows took twice the time of 4."""
 
@@ -39,6 +42,7 @@ CPU_ROWS_PER_PASS = 4
 # so they grow with cores until RAM is the limit.
 _CPU_CORE_RATES: dict[Precision, float] = {"int8": 6.8 * GIGA, "int4": 5.6 * GIGA}
 _CPU_CORE_KV_RATE = 2.0 * GIGA
+_CPU_CORE_FP32_RATE = 12.0 * GIGA  # 22 GB/s on the two cores; no core of a desktop reads much more
 # Two rows took 1.00, 1.16 and 1.30, four 1.14, 1.48 and 1.80 times one row's time.
 _CPU_EXTRA_ROW_SHARES: dict[Precision, float] = {"fp32": 0.04, "int8": 0.16, "int4": 0.27}
 
@@ -48,8 +52,11 @@ ASSUMED_GPU_TFLOPS = 30.0  # fp16 of the same
 ASSUMED_CORE_GFLOPS = 96.0  # 3 GHz x 32 operations per cycle (AVX2)
 FP16_PER_FP32 = 2.0  # a device whose maker states fp32 only
 
-HOP = HopSpeed(latency_seconds=1e-4, bytes_per_second=5e9)
-"""Waking another process and copying hidden states through shared memory."""
+_UNKNOWN_GPU = Gpu("gpu", "a GPU", None, None)
+_UNKNOWN_CPU = Cpu("a CPU", 8, 8, 0, 0)
+
+HOP = HopSpeed(latency_seconds=2e-4, bytes_per_second=5e9)
+"""Waking another process, 0.2 ms on two busy cores, and copying through shared memory."""
 
 
 def estimated_speed(
@@ -57,17 +64,14 @@ def estimated_speed(
 ) -> DeviceSpeed:
     """Estimate a device's constants for one backend (``mnn:cuda``, ``mnn:cpu``, ...).
 
-    `ram` is the memory class of a CPU; without it a profile's own class, or dual DDR4-3200.
+    `ram` is the memory class of a CPU; without it dual DDR4-3200 is assumed.
     """
     if isinstance(device, GpuProfile):
-        tflops = device.fp16_tflops or FP16_PER_FP32 * (device.fp32_tflops or 0)
-        return _gpu_speed(
-            device.bandwidth_gbps, tflops or None, f"published peaks of {device.name}"
-        )
+        what = f"published peaks of {device.name}, {backend}"
+        return _gpu_speed(device.bandwidth_gbps, device.fp16_tflops, device.fp32_tflops, what)
     if isinstance(device, Gpu):
-        return _gpu_speed(
-            device.bandwidth_gbps, None, f"peak bandwidth of {device.model_name} by its driver"
-        )
+        what = f"peak bandwidth of {device.model_name} by its driver, {backend}"
+        return _gpu_speed(device.bandwidth_gbps, None, None, what)
     if isinstance(device, CpuProfile):
         peak_gflops = 1000 * device.fp32_tflops
         return _cpu_speed(device.name, device.cores, peak_gflops, ram)
@@ -75,15 +79,19 @@ def estimated_speed(
     return _cpu_speed(device.model_name, cores, cores * ASSUMED_CORE_GFLOPS, ram)
 
 
-def _gpu_speed(bandwidth_gbps: float | None, tflops: float | None, what: str) -> DeviceSpeed:
+def _gpu_speed(
+    bandwidth_gbps: float | None, fp16_tflops: float | None, fp32_tflops: float | None, what: str
+) -> DeviceSpeed:
     assumed = []
     if bandwidth_gbps is None:
         bandwidth_gbps = ASSUMED_GPU_GBPS
         assumed.append(f"{ASSUMED_GPU_GBPS:.0f} GB/s")
-    if tflops is None:
-        # Prefill scales with the bandwidth of the same generation better than with nothing.
-        tflops = ASSUMED_GPU_TFLOPS * bandwidth_gbps / ASSUMED_GPU_GBPS
-        assumed.append(f"{tflops:.0f} TFLOPS")
+    if fp16_tflops is None and fp32_tflops is not None:
+        fp16_tflops = FP16_PER_FP32 * fp32_tflops
+    if fp16_tflops is None:
+        # Cards of one time keep arithmetic and bandwidth in proportion, more or less.
+        fp16_tflops = ASSUMED_GPU_TFLOPS * bandwidth_gbps / ASSUMED_GPU_GBPS
+        assumed.append(f"{fp16_tflops:.0f} TFLOPS")
     bandwidth = GPU_BANDWIDTH_SHARE * bandwidth_gbps * GIGA
     quantised = WeightSpeed(GPU_QUANTISED_SHARE * bandwidth)
     source = f"assumed {' and '.join(assumed)}" if len(assumed) == 2 else what
@@ -91,17 +99,18 @@ def _gpu_speed(bandwidth_gbps: float | None, tflops: float | None, what: str) ->
         source += f"; assumed {assumed[0]}"
     return DeviceSpeed(
         bandwidth_bytes_per_second=bandwidth,
-        flops_per_second=GPU_FLOPS_SHARE * tflops * TERA,
+        flops_per_second=GPU_FLOPS_SHARE * fp16_tflops * TERA,
         block_overhead_seconds=GPU_BLOCK_OVERHEAD_SECONDS,
         provenance="estimated",
         source=source,
         weights={"int8": quantised, "int4": quantised},
+        fp32_flops_per_second=GPU_FLOPS_SHARE * TERA * (fp32_tflops or fp16_tflops / FP16_PER_FP32),
     )
 
 
 def _cpu_speed(name: str, cores: int, peak_gflops: float, ram: RamProfile | None) -> DeviceSpeed:
     peak_gbps = ram.bandwidth_gbps if ram else ASSUMED_RAM_GBPS
-    bandwidth = CPU_BANDWIDTH_SHARE * peak_gbps * GIGA
+    bandwidth = min(CPU_BANDWIDTH_SHARE * peak_gbps * GIGA, cores * _CPU_CORE_FP32_RATE)
     weights: dict[Precision, WeightSpeed] = {
         "fp32": WeightSpeed(bandwidth, _CPU_EXTRA_ROW_SHARES["fp32"]),
         "fp16": WeightSpeed(bandwidth, _CPU_EXTRA_ROW_SHARES["fp32"]),
@@ -125,7 +134,24 @@ def _cpu_speed(name: str, cores: int, peak_gflops: float, ram: RamProfile | None
     )
 
 
-def estimated_speeds(host: Host) -> Speeds:
-    """Estimate every device of a host from what was probed, or assume what was not."""
-    devices = {gpu.name: estimated_speed(gpu, "mnn:cuda") for gpu in host.gpus}
-    return Speeds({**devices, "cpu": estimated_speed(host.cpu, "mnn:cpu")}, HOP)
+def estimated_speeds(host: Host | None, others: Iterable[str] = ()) -> Speeds:
+    """Estimate the CPU and GPUs of a host from what was probed.
+
+    `others` names GPUs of which nothing is known but that they exist. Without a host, neither is
+    anything of the CPU.
+    """
+    gpus = dict.fromkeys(others, _UNKNOWN_GPU) | {
+        g.name: g for g in (host.gpus if host else ())
+    }
+    devices = {name: _probed_gpu_speed(gpu) for name, gpu in gpus.items()}
+    return Speeds({**devices, "cpu": _probed_cpu_speed(host.cpu if host else _UNKNOWN_CPU)}, HOP)
+
+
+@lru_cache(maxsize=64)
+def _probed_gpu_speed(gpu: Gpu) -> DeviceSpeed:
+    return estimated_speed(gpu, "mnn:cuda")
+
+
+@lru_cache(maxsize=64)
+def _probed_cpu_speed(cpu: Cpu) -> DeviceSpeed:
+    return estimated_speed(cpu, "mnn:cpu")

@@ -125,12 +125,43 @@ class RamBudget(_Document):
     provenance: Provenance = Field(default="estimated", description="of the needed bytes")
 
 
+class StageSpeed(_Document):
+    """Predicted seconds of one stage without lm_head and hops, and the constants' origin."""
+
+    device: str
+    decode_seconds: float = Field(ge=0, description="all blocks of this stage, one decode step")
+    prefill_seconds: float = Field(ge=0, description="all blocks of this stage, the whole prompt")
+    provenance: Provenance = Field(description="of the device's constants")
+    source: str = Field(description="where the device's constants come from")
+
+
+class PlanSpeed(_Document):
+    """What a plan will do, predicted from constants of its devices; see docs/numbers.md.
+
+    One decode step gives one token to each of the plan's slots. Stages take turns.
+    """
+
+    context_tokens: int = Field(ge=1, description="tokens behind each slot when it decodes")
+    slots: int = Field(ge=1)
+    decode_tokens_per_second: float = Field(gt=0, description="all slots together")
+    decode_tokens_per_second_per_slot: float = Field(gt=0)
+    prompt_tokens: int = Field(ge=1, description="length of the prompt that prefill is stated for")
+    prefill_tokens_per_second: float = Field(gt=0)
+    time_to_first_token_seconds: float = Field(gt=0)
+    step_seconds: float = Field(gt=0, description="one decode step: stages, lm_head and hops")
+    lm_head_seconds: float = Field(ge=0, description="of a decode step")
+    hop_seconds: float = Field(ge=0, description="of a decode step")
+    slowest_stage_seconds: float = Field(ge=0, description="with lm_head; bounds a full pipeline")
+    stages: list[StageSpeed] = Field(description="in execution order, as the plan's stages")
+    provenance: Provenance = Field(description="of the least certain constants among these")
+
+
 class Plan(_Document):
     """Where every part of a model lives; the JSON of this class is a contract.
 
     Stages are in execution order; their blocks cover 0..n-1 once. The embedding is read from disk
-    by the parent process. `speed` and `verification` are null until something predicted or measured
-    them. Raises pydantic's ValidationError when stages and counts contradict each other.
+    by the parent process. `verification` is null until something measured the plan. Raises
+    pydantic's ValidationError when stages and counts contradict each other.
     """
 
     schema_: Literal["glm-plan/plan/1"] = Field(PLAN_SCHEMA, alias="schema")
@@ -147,7 +178,7 @@ class Plan(_Document):
     notes: list[str] = []
     warnings: list[str] = []
     command: str | None = Field(default=None, description="the command that runs this plan")
-    speed: dict[str, Any] | None = None
+    speed: PlanSpeed | None = None
     verification: dict[str, Any] | None = None
 
     @model_validator(mode="after")

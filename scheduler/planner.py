@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from scheduler.advice import notes_on, warnings_on
+from scheduler.cost import Speeds
+from scheduler.estimates import estimated_speeds
 from scheduler.hardware import Host
 from scheduler.memory import (
     CUDA_WORKER_HOST_BYTES,
@@ -16,19 +18,23 @@ from scheduler.placement import block_ranges
 from scheduler.plan import Plan, RamBudget, Stage
 from scheduler.request import RUNNABLE_FAMILIES, PlanRequest, check_request, run_command
 from scheduler.reserve import Decision, GpuShare, decide, decision_document
+from scheduler.speed import predict_speed
 
 
-def make_plan(request: PlanRequest, host: Host | None = None) -> Plan:
-    """Place every block of the model and budget the memory of each device.
+def make_plan(request: PlanRequest, host: Host | None = None, speeds: Speeds | None = None) -> Plan:
+    """Place every block of the model, budget the memory of each device, and predict the speed.
 
-    Without a `host`, free RAM is unknown and only the GPUs in `request.vram_bytes` exist. Raises
-    UserInputError for numbers that make no sense; a plan that does not fit carries warnings.
+    Without a `host`, free RAM is unknown and only the GPUs in `request.vram_bytes` exist. Without
+    `speeds`, constants are estimated from the host. Raises UserInputError for numbers that make no
+    sense; a plan that does not fit carries warnings.
     """
     check_request(request)
     spec = request.model
     decision = decide(request, host)
     stages = _stages(request, decision, host)
     ram = _ram_budget(request, stages, host)
+    if speeds is None:
+        speeds = estimated_speeds(host, [share.device for share in decision.shares])
     return Plan(
         model=spec.name,
         policy=request.policy,
@@ -43,6 +49,7 @@ def make_plan(request: PlanRequest, host: Host | None = None) -> Plan:
         notes=notes_on(request, decision, host),
         warnings=warnings_on(request, decision, stages, ram),
         command=run_command(request) if spec.family in RUNNABLE_FAMILIES else None,
+        speed=predict_speed(stages, spec, speeds, request.context_tokens, request.slots),
     )
 
 

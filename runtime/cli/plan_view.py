@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runtime.cli.speed_view import speed_lines
 from scheduler.plan import Plan, Stage
 from scheduler.units import GIB, MIB, format_size
 
@@ -38,6 +39,9 @@ def show(plan: Plan, bundle: str | None = None) -> None:
     console.print()
     console.print(_memory_table(plan))
     console.print(_labelled([("RAM", ram_line(plan))]))
+    if plan.speed is not None:
+        console.print()
+        console.print(_labelled(speed_lines(plan.speed)))
     console.print()
     advice = [("warning", sentence) for sentence in plan.warnings]
     console.print(_labelled(advice + [("note", sentence) for sentence in plan.notes]))
