@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bundle clean
 
 demo: $(VENV)/.demo  ## plan ChatGLM-6B, export the tiny model, split it, answer three questions
 	$(BIN)/glm-plan demo
@@ -16,6 +16,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bundle: $(VENV)/.demo  ## make the bundle that ships, anew from the tiny model's checkpoint
+	$(BIN)/glm-plan export profiles/models/tiny-glm --out profiles/models/tiny-glm-bundle --force
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -14,6 +14,16 @@ import pytest
 _REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured: the properties called "figure" that they recorded."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    figures = [text for one in reports for name, text in one.user_properties if name == "figure"]
+    if figures:
+        terminalreporter.section("figures")
+        for text in figures:
+            terminalreporter.line(str(text))
+
+
 @pytest.fixture(scope="session")
 def fake_nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a stand-in `libnvidia-ml.so.1`, built from tests/support/fake_nvml.c."""

@@ -1,0 +1,60 @@
+"""What starts for a plan, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.bundle import Bundle, open_bundle
+from runtime.bundle_spec import spec_of_bundle
+from runtime.launch import check_ram, launches_of
+from scheduler.errors import BundleError, PlanError
+from scheduler.plan import Plan, Precision
+from scheduler.planner import make_plan
+from scheduler.request import PlanRequest
+from tests.support.tiny import TINY_BUNDLE
+
+CPU_ONLY = frozenset({"mnn:cpu"})
+
+
+def plan_of(bundle: Bundle, gpu_precision: Precision = "fp16") -> Plan:
+    return make_plan(
+        PlanRequest(
+            spec_of_bundle(bundle), vram_bytes=(1 << 30,), gpu_blocks=5, gpu_precision=gpu_precision
+        )
+    )
+
+
+def test_a_missing_gpu_backend_falls_back_and_says_so() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    gpu, cpu = launches_of(plan_of(bundle), bundle, CPU_ONLY, {}, 2)
+    assert (gpu.device, gpu.backend, gpu.cuda_device) == ("gpu0", "mnn:cpu", None)
+    assert gpu.fallback == "asked for CUDA, running on CPU"
+    assert cpu.fallback is None
+    assert [number for number, _ in gpu.block_files] == [0, 1, 2, 3, 4]
+    assert [number for number, _ in cpu.block_files] == [5, 6, 7]
+    assert gpu.lm_head_file is None
+    assert cpu.lm_head_file is not None
+
+
+def test_a_working_gpu_backend_sees_its_own_gpu_only() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    working = CPU_ONLY | {"mnn:cuda"}
+    gpu, cpu = launches_of(plan_of(bundle), bundle, working, {"gpu0": "GPU-abc"}, 2)
+    assert (gpu.backend, gpu.cuda_device, gpu.fallback) == ("mnn:cuda", "GPU-abc", None)
+    assert cpu.cuda_device is None
+
+
+def test_a_precision_that_was_not_exported_is_named() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    with pytest.raises(BundleError, match="export it with --precision int4"):
+        launches_of(plan_of(bundle, "int4"), bundle, CPU_ONLY, {}, 2)
+
+
+def test_ram_that_is_too_small_is_refused_with_numbers_before_loading() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    plan = plan_of(bundle)
+    launches = launches_of(plan, bundle, CPU_ONLY, {}, 2)
+    spec = spec_of_bundle(bundle)
+    check_ram(plan, spec, launches, 8 << 30)
+    with pytest.raises(PlanError, match=r"needs .* MiB of RAM .*CUDA.* and 100.0 MiB are availab"):
+        check_ram(plan, spec, launches, 100 << 20)
