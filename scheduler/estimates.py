@@ -140,9 +140,7 @@ def estimated_speeds(host: Host | None, others: Iterable[str] = ()) -> Speeds:
     `others` names GPUs of which nothing is known but that they exist. Without a host, neither is
     anything of the CPU.
     """
-    gpus = dict.fromkeys(others, _UNKNOWN_GPU) | {
-        g.name: g for g in (host.gpus if host else ())
-    }
+    gpus = dict.fromkeys(others, _UNKNOWN_GPU) | {g.name: g for g in (host.gpus if host else ())}
     devices = {name: _probed_gpu_speed(gpu) for name, gpu in gpus.items()}
     return Speeds({**devices, "cpu": _probed_cpu_speed(host.cpu if host else _UNKNOWN_CPU)}, HOP)
 
