@@ -162,6 +162,27 @@ def hop_bytes(spec: ModelSpec, stages: int, context: int, slots: int) -> int:
     return slots * (boundaries + spec.vocab_size) * _FP32_BYTES
 
 
+def gpu_host_bytes(
+    spec: ModelSpec,
+    blocks: int,
+    precision: Precision,
+    lm_head_precision: Precision | None,
+    context: int,
+    slots: int,
+) -> int:
+    """Compute the RAM that a GPU stage's process holds beside the device's memory (estimated).
+
+    A part passes through RAM as it loads; later the worker keeps keys and values there, as fp32,
+    and hands them to the device.
+    """
+    parts = [kv_cache_bytes(spec, blocks, context, slots, _FP32_BYTES)]
+    if blocks:
+        parts.append(block_bytes(spec, precision))
+    if lm_head_precision is not None:
+        parts.append(lm_head_bytes(spec, lm_head_precision))
+    return CUDA_WORKER_HOST_BYTES + max(parts)
+
+
 def stage_memory(
     spec: ModelSpec,
     kind: DeviceKind,

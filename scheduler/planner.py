@@ -7,13 +7,12 @@ from scheduler.cost import Speeds
 from scheduler.estimates import estimated_speeds
 from scheduler.hardware import Host
 from scheduler.memory import (
-    CUDA_WORKER_HOST_BYTES,
     DRIVER_BYTES,
+    gpu_host_bytes,
     hop_bytes,
-    kv_cache_bytes,
     stage_memory,
 )
-from scheduler.model import block_bytes, embedding_bytes
+from scheduler.model import embedding_bytes
 from scheduler.placement import block_ranges
 from scheduler.plan import Plan, RamBudget, Stage
 from scheduler.request import RUNNABLE_FAMILIES, PlanRequest, check_request, run_command
@@ -75,13 +74,7 @@ def _gpu_stage(request: PlanRequest, share: GpuShare, held: tuple[int, int]) -> 
         memory=stage_memory(
             spec, "cuda", share.blocks, request.gpu_precision, None, context, slots
         ),
-        # A block passes through RAM as it loads; later the worker keeps keys and values there, as
-        # fp32, and hands them to the device.
-        host_bytes=CUDA_WORKER_HOST_BYTES
-        + max(
-            block_bytes(spec, request.gpu_precision),
-            kv_cache_bytes(spec, share.blocks, context, slots, 4),
-        ),
+        host_bytes=gpu_host_bytes(spec, share.blocks, request.gpu_precision, None, context, slots),
         free_bytes=share.free_bytes,
         free_provenance=share.free_provenance,
     )
