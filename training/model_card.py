@@ -41,8 +41,8 @@ A model with exactly the architecture of ChatGLM-6B, small enough to try everyth
 does on any machine: fused query, key and value per head, two-dimensional rotary positions,
 `[gMASK] <sop>` with a bidirectional prompt, residuals from the layer norm's output scaled by
 sqrt(2 x 28), GELU in its tanh form. It answers small sums, the times table, counting, capitals,
-opposites, colours, units and greetings in Chinese and English, alone and in a conversation. It
-knows nothing else, and says so by answering nonsense.
+opposites, colours, units and greetings in Chinese and English, alone and in conversations of up to
+six rounds, which is what it was trained on. Whatever else it is asked, it answers with nonsense.
 
 | | |
 | --- | --- |
