@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -12,6 +13,16 @@ from pathlib import Path
 import pytest
 
 _REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def ordinary_floating_point() -> None:
+    """Undo what MNN does to a process that loads it: it flushes subnormal numbers to zero.
+
+    Hypothesis refuses to draw floats in such a process. FE_DFL_ENV is the pointer -1 in glibc.
+    """
+    if sys.platform.startswith("linux") and "MNN" in sys.modules:
+        ctypes.CDLL("libm.so.6").fesetenv(ctypes.c_void_p(-1))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -106,7 +106,7 @@ def test_blocks_take_what_is_planned(
     block_onnx: Path, tmp_path: Path, precision: Precision, weight_block: int | None
 ) -> None:
     mnn = tmp_path / "block.mnn"
-    convert(block_onnx, mnn, Encoding(precision, weight_block), Event())
+    convert(block_onnx, mnn, Encoding(precision, weight_block), 0, Event())
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *map(str, (mnn, HIDDEN, HEADS, TOKENS))],
         cwd=REPOSITORY,
