@@ -79,7 +79,7 @@ def fit(question: FitQuestion) -> Fitting:
     """
     fitting = try_fit(question)
     if fitting is None:
-        raise PlanError(does_not_fit(question))
+        raise PlanError(does_not_fit(question, "Choose a smaller precision or context."))
     return fitting
 
 
@@ -196,8 +196,8 @@ def _stages(
     return tuple(stages)
 
 
-def does_not_fit(question: FitQuestion) -> str:
-    """Say in one sentence what is needed and available on every device."""
+def does_not_fit(question: FitQuestion, way_out: str) -> str:
+    """Say what is needed and available on every device, and the way out."""
     spec, context, slots = question.spec, question.context, question.slots
     remaining = spec.blocks
     told = []
@@ -220,5 +220,5 @@ def does_not_fit(question: FitQuestion) -> str:
     )
     return (
         f"{spec.name} does not fit with {context} tokens and {slots} slot{'s' * (slots > 1)}:"
-        f" {'; '.join(told)}. Choose a smaller --precision or --context."
+        f" {'; '.join(told)}. {way_out}"
     )

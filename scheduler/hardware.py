@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,25 @@ class Cpu:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """What holds for a device that is not here, or whose memory someone stated.
+
+    `backend` is what would run it. `shares_ram`: a GPU whose memory is the RAM of its host.
+    """
+
+    memory_provenance: Literal["estimated", "given"]
+    backend: str = "mnn:cuda"
+    shares_ram: bool = False
+
+
+@dataclass(frozen=True)
 class Host:
-    """Devices that share one RAM, with plain sentences about what could not be found out."""
+    """Devices that share one RAM, with plain sentences about what could not be found out.
+
+    `planned` maps device names (gpu0, cpu) to what replaces a measurement; all others are measured.
+    """
 
     cpu: Cpu
     gpus: tuple[Gpu, ...] = ()
     notes: tuple[str, ...] = ()
+    planned: Mapping[str, Planned] = field(default_factory=dict, hash=False)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from scheduler.advice import notes_on, warnings_on
-from scheduler.cost import Speeds
+from collections.abc import Sequence
+
+from scheduler.advice import common_notes, notes_on_fit, notes_on_rule
+from scheduler.choose import Devices, choose
+from scheduler.cost import Speeds, StageParts, device_kind
 from scheduler.estimates import estimated_speeds
+from scheduler.fit_document import fit_document
+from scheduler.free_memory import FreeMemory, free_of_gpus, free_of_ram
 from scheduler.hardware import Host
-from scheduler.memory import (
-    DRIVER_BYTES,
-    gpu_host_bytes,
-    hop_bytes,
-    stage_memory,
-)
+from scheduler.memory import DRIVER_BYTES, gpu_host_bytes, hop_bytes, stage_memory
 from scheduler.model import embedding_bytes
 from scheduler.placement import block_ranges
 from scheduler.plan import Plan, RamBudget, Stage
+from scheduler.plan_warnings import warnings_on
 from scheduler.request import RUNNABLE_FAMILIES, PlanRequest, check_request, run_command
-from scheduler.reserve import Decision, GpuShare, decide, decision_document
+from scheduler.reserve import Decision, decide, decision_document
 from scheduler.speed import predict_speed
 
 
@@ -25,95 +26,102 @@ def make_plan(request: PlanRequest, host: Host | None = None, speeds: Speeds | N
 
     Without a `host`, free RAM is unknown and only the GPUs in `request.vram_bytes` exist. Without
     `speeds`, constants are estimated from the host. Raises UserInputError for numbers that make no
-    sense; a plan that does not fit carries warnings.
+    sense. By the rule of `reserve`, a plan that does not fit carries warnings; under `fit` it
+    raises PlanError.
     """
     check_request(request)
-    spec = request.model
-    decision = decide(request, host)
-    stages = _stages(request, decision, host)
-    ram = _ram_budget(request, stages, host)
+    gpus, ram = free_of_gpus(request, host), free_of_ram(host)
     if speeds is None:
-        speeds = estimated_speeds(host, [share.device for share in decision.shares])
+        speeds = estimated_speeds(host, [gpu.device for gpu in gpus])
+    devices = Devices(gpus, ram, speeds)
+    if request.policy == "fit":
+        chosen = choose(request, devices)
+        settled = chosen.request
+        stages = _stages(settled, chosen.fitting.stages, devices)
+        budget = _ram_budget(settled, stages, devices)
+        document = fit_document(settled, devices, chosen.fitting)
+        notes = [*chosen.notes, *notes_on_fit(stages, devices)]
+        warnings = warnings_on(settled, None, stages, budget)
+    else:
+        settled = request
+        decision = decide(request, host)
+        stages = _stages(request, _parts_by_rule(request, decision), devices)
+        budget = _ram_budget(request, stages, devices)
+        document = decision_document(request, decision)
+        notes = notes_on_rule(request, decision)
+        warnings = warnings_on(request, decision, stages, budget)
+    spec = settled.model
+    on_gpus = sum(len(stage.blocks) for stage in stages if stage.device != "cpu")
     return Plan(
         model=spec.name,
-        policy=request.policy,
-        gpu_blocks=decision.gpu_blocks,
-        cpu_blocks=spec.blocks - decision.gpu_blocks,
+        policy=settled.policy,
+        gpu_blocks=on_gpus,
+        cpu_blocks=spec.blocks - on_gpus,
         stages=stages,
-        ram=ram,
+        ram=budget,
         embedding_bytes=embedding_bytes(spec),
-        context_tokens=request.context_tokens,
-        slots=request.slots,
-        decision=decision_document(request, decision),
-        notes=notes_on(request, decision, host),
-        warnings=warnings_on(request, decision, stages, ram),
-        command=run_command(request) if spec.family in RUNNABLE_FAMILIES else None,
-        speed=predict_speed(stages, spec, speeds, request.context_tokens, request.slots),
+        context_tokens=settled.context_tokens,
+        slots=settled.slots,
+        decision=document,
+        notes=[*notes, *common_notes(settled, stages, gpus, host)],
+        warnings=warnings,
+        command=run_command(settled) if spec.family in RUNNABLE_FAMILIES else None,
+        speed=predict_speed(stages, spec, speeds, settled.context_tokens, settled.slots),
     )
 
 
-def _stages(request: PlanRequest, decision: Decision, host: Host | None) -> list[Stage]:
+def _parts_by_rule(request: PlanRequest, decision: Decision) -> list[StageParts]:
+    """GPUs in order, and the CPU with what is left and lm_head."""
     on_cpu = request.model.blocks - decision.gpu_blocks
     ranges = block_ranges([*(share.blocks for share in decision.shares), on_cpu])
     stages = [
-        _gpu_stage(request, share, held)
+        StageParts(share.device, request.gpu_precision, range(held[0], held[1] + 1))
         for share, held in zip(decision.shares, ranges, strict=False)
         if held is not None
     ]
-    return [*stages, _cpu_stage(request, on_cpu, ranges[-1], host)]
+    first = request.model.blocks - on_cpu
+    rest = range(first, first + on_cpu)
+    return [*stages, StageParts("cpu", request.cpu_precision, rest, request.cpu_precision)]
 
 
-def _gpu_stage(request: PlanRequest, share: GpuShare, held: tuple[int, int]) -> Stage:
-    spec, context, slots = request.model, request.context_tokens, request.slots
+def _stages(request: PlanRequest, parts: Sequence[StageParts], devices: Devices) -> list[Stage]:
+    free = {memory.device: memory for memory in (*devices.gpus, devices.ram)}
+    return [_stage(request, stage, free[stage.device]) for stage in parts]
+
+
+def _stage(request: PlanRequest, parts: StageParts, free: FreeMemory) -> Stage:
+    contents = (
+        len(parts.blocks),
+        parts.precision,
+        parts.lm_head_precision,
+        request.context_tokens,
+        request.slots,
+    )
+    on_gpu = parts.device != "cpu"
     return Stage(
-        device=share.device,
-        backend="mnn:cuda",
-        precision=request.gpu_precision,
-        first_block=held[0],
-        last_block=held[1],
-        memory=stage_memory(
-            spec, "cuda", share.blocks, request.gpu_precision, None, context, slots
-        ),
-        host_bytes=gpu_host_bytes(spec, share.blocks, request.gpu_precision, None, context, slots),
-        free_bytes=share.free_bytes,
-        free_provenance=share.free_provenance,
+        device=parts.device,
+        backend=free.backend,
+        precision=parts.precision,
+        first_block=parts.blocks[0] if parts.blocks else None,
+        last_block=parts.blocks[-1] if parts.blocks else None,
+        lm_head=parts.lm_head_precision is not None,
+        lm_head_precision=parts.lm_head_precision,
+        memory=stage_memory(request.model, device_kind(parts.device), *contents),
+        host_bytes=gpu_host_bytes(request.model, *contents) if on_gpu else 0,
+        free_bytes=free.free_bytes,
+        free_provenance=free.provenance,
     )
 
 
-def _cpu_stage(
-    request: PlanRequest, blocks: int, held: tuple[int, int] | None, host: Host | None
-) -> Stage:
-    first, last = held or (None, None)
-    precision = request.cpu_precision
-    return Stage(
-        device="cpu",
-        backend="mnn:cpu",
-        precision=precision,
-        first_block=first,
-        last_block=last,
-        lm_head=True,
-        lm_head_precision=precision,
-        memory=stage_memory(
-            request.model,
-            "cpu",
-            blocks,
-            precision,
-            precision,
-            request.context_tokens,
-            request.slots,
-        ),
-        free_bytes=host.cpu.available_bytes if host else None,
-        free_provenance="measured" if host else None,
-    )
-
-
-def _ram_budget(request: PlanRequest, stages: list[Stage], host: Host | None) -> RamBudget:
+def _ram_budget(request: PlanRequest, stages: list[Stage], devices: Devices) -> RamBudget:
+    """RAM of all processes; what a GPU holds in shared memory counts here too."""
     hops = hop_bytes(request.model, len(stages), request.context_tokens, request.slots)
-    on_cpu = sum(stage.memory.total_bytes for stage in stages if stage.device == "cpu")
+    in_ram = {"cpu"} | {gpu.device for gpu in devices.gpus if gpu.shares_ram}
+    held = sum(stage.memory.total_bytes for stage in stages if stage.device in in_ram)
     beside_gpus = sum(stage.host_bytes for stage in stages)
     return RamBudget(
-        needed_bytes=DRIVER_BYTES + hops + on_cpu + beside_gpus,
+        needed_bytes=DRIVER_BYTES + hops + held + beside_gpus,
         driver_bytes=DRIVER_BYTES + hops,
-        available_bytes=host.cpu.available_bytes if host else None,
-        available_provenance="measured" if host else None,
+        available_bytes=devices.ram.free_bytes,
+        available_provenance=devices.ram.provenance,
     )

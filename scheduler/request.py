@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scheduler.errors import UserInputError
+from scheduler.fit_search import Objective
 from scheduler.model import ModelSpec
 from scheduler.plan import Precision
-from scheduler.units import GIB, MIB
+from scheduler.units import GIB, MIB, format_size
 
 DEFAULT_CONTEXT = 2048
 LARGEST_SLOTS = 1024
@@ -17,14 +18,20 @@ RUNNABLE_FAMILIES = frozenset({"chatglm"})
 """Model families that can be exported and run; any dense decoder can be planned."""
 
 
+Policy = Literal["reserve", "fit"]
+Choice = Literal["gpu_precision", "cpu_precision", "context", "slots"]
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """A question to the planner; None means: decide from the model and the host.
 
     `vram_bytes` is the free memory of each GPU in order and replaces what was measured.
-    `reserve_bytes` stays free on every GPU. `gpu_blocks` overrules the policy. `context` is in
-    tokens, for each of `slots` running requests. `bundle` is the directory that the plan's command
-    shall name; None: the model ships with glm-plan.
+    `max_vram_bytes` caps what is used of each GPU, `reserve_bytes` stays free on it. `gpu_blocks`
+    overrules the rule of `reserve`. `context` is in tokens, for each of `slots` running requests.
+    `objective` and `open_choices` are for `fit`: what to make fast, and which of the fields here it
+    may settle itself. `bundle` is the directory that the plan's command shall name (None: the model
+    ships with glm-plan), `machine_words` the flags that describe a machine that is not here.
     """
 
     model: ModelSpec
@@ -35,8 +42,12 @@ class PlanRequest:
     gpu_blocks: int | None = None
     context: int | None = None
     slots: int = 1
-    policy: Literal["reserve"] = "reserve"
+    policy: Policy = "reserve"
     bundle: str | None = None
+    max_vram_bytes: int | None = None
+    objective: Objective = "latency"
+    open_choices: frozenset[Choice] = frozenset()
+    machine_words: tuple[str, ...] = ()
 
     @property
     def context_tokens(self) -> int:
@@ -61,6 +72,26 @@ def check_request(request: PlanRequest) -> None:
             f"--gpu-blocks is {request.gpu_blocks}; expected 0 to {spec.blocks}, the blocks of"
             f" {spec.name}."
         )
+    _check_flags_agree(request)
+
+
+def _check_flags_agree(request: PlanRequest) -> None:
+    if request.policy == "fit" and request.gpu_blocks is not None:
+        raise UserInputError(
+            "--gpu-blocks sets the count by hand and --policy fit chooses it; leave one of them"
+            " out."
+        )
+    if request.policy != "fit" and request.objective != "latency":
+        raise UserInputError(
+            f"--objective {request.objective} is for --policy fit; the rule of reserve has no goal"
+            " to choose."
+        )
+    cap, kept = request.max_vram_bytes, request.reserve_bytes
+    if cap is not None and kept is not None and cap <= kept:
+        raise UserInputError(
+            f"--max-vram {format_size(cap)} leaves nothing beside --reserve {format_size(kept)};"
+            " raise the one or lower the other."
+        )
 
 
 def run_command(request: PlanRequest) -> str:
@@ -68,7 +99,7 @@ def run_command(request: PlanRequest) -> str:
     source = ["--model", request.model.name]
     if request.bundle is not None:
         source = ["--bundle", shlex.quote(request.bundle)]
-    words = ["glm-plan run", *source]
+    words = ["glm-plan run", *source, *map(shlex.quote, request.machine_words)]
     for free_bytes in request.vram_bytes or ():
         words += ["--vram", flag_size(free_bytes)]
     gpu, cpu = request.gpu_precision, request.cpu_precision
@@ -76,12 +107,18 @@ def run_command(request: PlanRequest) -> str:
         words += ["--precision", gpu]
     else:
         words += ["--gpu-precision", gpu, "--cpu-precision", cpu]
+    if request.policy != "reserve":
+        words += ["--policy", request.policy]
+    if request.objective != "latency":
+        words += ["--objective", request.objective]
+    if request.max_vram_bytes is not None:
+        words += ["--max-vram", flag_size(request.max_vram_bytes)]
     if request.reserve_bytes is not None:
         words += ["--reserve", flag_size(request.reserve_bytes)]
     if request.gpu_blocks is not None:
         words += ["--gpu-blocks", str(request.gpu_blocks)]
-    if request.context is not None:
-        words += ["--context", str(request.context)]
+    if request.context is not None or request.policy == "fit":
+        words += ["--context", str(request.context_tokens)]
     if request.slots != 1:
         words += ["--slots", str(request.slots)]
     return " ".join([*words, '"Hello"'])

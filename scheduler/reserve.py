@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler.free_memory import free_of_gpus
 from scheduler.hardware import Host
 from scheduler.memory import held_block_bytes
 from scheduler.placement import place_by_hand, place_by_reserve
@@ -73,22 +74,15 @@ def decide(request: PlanRequest, host: Host | None) -> Decision:
 def _shares(
     request: PlanRequest, host: Host | None, reserve_bytes: int, block_bytes: int
 ) -> tuple[GpuShare, ...]:
-    provenance: Provenance = "measured" if request.vram_bytes is None else "given"
-    gpus: list[tuple[str, int | None]] = []
-    if request.vram_bytes is not None:
-        gpus = [(f"gpu{index}", free) for index, free in enumerate(request.vram_bytes)]
-    elif host is not None:
-        gpus = [(gpu.name, gpu.free_bytes) for gpu in host.gpus]
-    if request.gpu_blocks and not gpus:
-        gpus = [("gpu0", None)]  # the user's word that there is one
-    free_bytes = [free for _, free in gpus]
+    gpus = free_of_gpus(request, host)
+    free_bytes = [gpu.free_bytes for gpu in gpus]
     by_rule = place_by_reserve(free_bytes, reserve_bytes, block_bytes, request.model.blocks)
     counts = by_rule
     if request.gpu_blocks is not None and gpus:
         counts = place_by_hand(by_rule, min(request.gpu_blocks, request.model.blocks))
     return tuple(
-        GpuShare(name, free, None if free is None else provenance, fits, count)
-        for (name, free), fits, count in zip(gpus, by_rule, counts, strict=True)
+        GpuShare(gpu.device, gpu.free_bytes, gpu.provenance, fits, count)
+        for gpu, fits, count in zip(gpus, by_rule, counts, strict=True)
     )
 
 
