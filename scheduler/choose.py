@@ -211,7 +211,8 @@ def _memory_notes(
     known = [place for place, gpu in enumerate(devices.gpus) if gpu.free_bytes is not None]
     upgrades = [("VRAM", place) for place in known[:1] if not devices.gpus[place].shares_ram]
     if devices.ram.free_bytes is not None:
-        upgrades.append(("RAM", -1))
+        shared = any(gpu.shares_ram for gpu in devices.gpus)
+        upgrades.append(("shared memory" if shared else "RAM", -1))
     for kind, place in upgrades:
         for more_bytes in _MORE_BYTES:
             told = _gain(request, settled, fitting, _enlarged(devices, place, more_bytes))

@@ -68,11 +68,12 @@ def headline(plan: Plan) -> str:
 def formula_lines(plan: Plan) -> list[tuple[str, str]]:
     """The rule with its numbers, one line per GPU, and where the numbers come from."""
     decision = plan.decision
+    if plan.policy == "fit":
+        return [("fit", decision["text"]), ("free", _origins(plan))]
     lines = [("rule", text) for text in str(decision["text"]).split("; ")]
     if not decision["gpus"]:
         return lines
-    origins = sorted({gpu["free_provenance"] or "unknown" for gpu in decision["gpus"]})
-    lines.append(("free", f"{' and '.join(origins)}"))
+    lines.append(("free", _origins(plan)))
     if decision["reserve_source"] == decision["block_source"]:
         return [*lines, ("source", decision["block_source"])]
     return [
@@ -80,6 +81,14 @@ def formula_lines(plan: Plan) -> list[tuple[str, str]]:
         ("reserve", decision["reserve_source"]),
         ("block", decision["block_source"]),
     ]
+
+
+def _origins(plan: Plan) -> str:
+    """Where the free memory comes from: of the GPUs, and under `fit` of the RAM too."""
+    found = {gpu["free_provenance"] or "unknown" for gpu in plan.decision["gpus"]}
+    if plan.policy == "fit":
+        found.add(plan.ram.available_provenance or "unknown")
+    return " and ".join(sorted(found))
 
 
 def inks_of(plan: Plan, encoding: str) -> dict[str, Ink]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -13,10 +13,13 @@ from scheduler.errors import UserInputError
 from scheduler.units import parse_size
 
 if TYPE_CHECKING:
+    from scheduler.cost import Speeds
+    from scheduler.fit_search import Objective
     from scheduler.hardware import Host
     from scheduler.model import ModelSpec
     from scheduler.plan import Plan, Precision
-    from scheduler.request import PlanRequest
+    from scheduler.request import Choice, PlanRequest, Policy
+    from scheduler.wanted import Wanted
 
 _PRECISIONS = click.Choice(["fp32", "fp16", "int8", "int4"])
 
@@ -26,40 +29,66 @@ class Planning:
     """What the user said about placement; sizes in bytes, None where nothing was said."""
 
     model: str
-    vram_bytes: tuple[int, ...] | None
-    gpu_precision: Precision
-    cpu_precision: Precision
+    wanted: Wanted
+    machine_words: tuple[str, ...]
+    gpu_precision: Precision | None
+    cpu_precision: Precision | None
     reserve_bytes: int | None
+    max_vram_bytes: int | None
     gpu_blocks: int | None
     context: int | None
-    slots: int
-    policy: Literal["reserve"]
+    slots: int | None
+    policy: Policy
+    objective: Objective
 
     def request(self, spec: ModelSpec, bundle: str | None = None) -> PlanRequest:
         """What to ask the planner; `bundle` is the directory that the plan's command shall name."""
         from scheduler.request import PlanRequest
 
+        answers: dict[Choice, object] = {
+            "gpu_precision": self.gpu_precision,
+            "cpu_precision": self.cpu_precision,
+            "context": self.context,
+            "slots": self.slots,
+        }
+        unanswered = {choice for choice, answer in answers.items() if answer is None}
         return PlanRequest(
             model=spec,
             bundle=bundle,
-            vram_bytes=self.vram_bytes,
-            gpu_precision=self.gpu_precision,
-            cpu_precision=self.cpu_precision,
+            vram_bytes=None if self.wanted.gpus else self.wanted.vram_bytes,
+            gpu_precision=self.gpu_precision or "fp16",
+            cpu_precision=self.cpu_precision or "fp32",
             reserve_bytes=self.reserve_bytes,
+            max_vram_bytes=self.max_vram_bytes,
             gpu_blocks=self.gpu_blocks,
             context=self.context,
-            slots=self.slots,
+            slots=1 if self.slots is None else self.slots,
             policy=self.policy,
+            objective=self.objective,
+            open_choices=frozenset(unanswered if self.policy == "fit" else ()),
+            machine_words=self.machine_words,
         )
 
     def plan(self, spec: ModelSpec, bundle: str | None = None) -> Plan:
-        """Measure this host, GPUs only where --vram does not state them, and plan."""
+        """Measure this host, except what the user named or stated, and plan."""
         from scheduler.planner import make_plan
 
-        return make_plan(self.request(spec, bundle), self._host())
+        host, speeds = self.machine()
+        return make_plan(self.request(spec, bundle), host, speeds)
 
-    def _host(self) -> Host:
-        if self.vram_bytes is None:
+    def machine(self) -> tuple[Host, Speeds | None]:
+        """The host to plan for, and its speeds where more is known than the probe finds."""
+        host = self._measured()
+        if self.wanted.nothing and not host.gpus:
+            return host, None
+        from scheduler.planned_host import measured_speeds, plan_host
+
+        if self.wanted.nothing:
+            return host, measured_speeds(host)
+        return plan_host(self.wanted, host)
+
+    def _measured(self) -> Host:
+        if self.wanted.vram_bytes is None and not self.wanted.gpus:
             from scheduler.probe import probe_host
 
             return probe_host()
@@ -88,6 +117,23 @@ def planning_options(
             help="Free memory of a GPU instead of what is measured: 11, 11.5, 11000MiB (GiB when no"
             " unit is given). Repeat it for more GPUs, in order.",
         ),
+        click.option(
+            "--gpu",
+            "gpus",
+            multiple=True,
+            metavar="NAME",
+            help="A graphics card to plan for, here or not: `glm-plan gpus` lists them. Repeat it"
+            " for more.",
+        ),
+        click.option("--cpu", metavar="NAME", help="A processor instead of this machine's."),
+        click.option(
+            "--ram",
+            "rams",
+            multiple=True,
+            metavar="SIZE|NAME",
+            help="Installed RAM (32, 32GiB) or its class (dual DDR4-3200) instead of what is here;"
+            " give both by repeating it.",
+        ),
         click.option("--precision", type=_PRECISIONS, help="Of the weights on both sides."),
         click.option("--gpu-precision", type=_PRECISIONS, help="On GPUs only.  [default: fp16]"),
         click.option("--cpu-precision", type=_PRECISIONS, help="On the CPU only.  [default: fp32]"),
@@ -95,6 +141,11 @@ def planning_options(
             "--reserve",
             metavar="SIZE",
             help="Memory to keep free on each GPU.  [default: the model's, or 2 GiB]",
+        ),
+        click.option(
+            "--max-vram",
+            metavar="SIZE",
+            help="Use no more than this of each GPU, whatever is free.",
         ),
         click.option(
             "--gpu-blocks",
@@ -112,16 +163,22 @@ def planning_options(
             "--slots",
             type=int,
             metavar="N",
-            default=1,
-            show_default=True,
-            help="Requests that run at once.",
+            help="Requests that run at once.  [default: 1]",
         ),
         click.option(
             "--policy",
-            type=click.Choice(["reserve"]),
+            type=click.Choice(["reserve", "fit"]),
             default="reserve",
             show_default=True,
-            help="reserve: floor((free - reserve) / block) blocks on each GPU.",
+            help="reserve: floor((free - reserve) / block) blocks on each GPU. fit: the fastest"
+            " placement within all memory, choosing precision and context where you do not.",
+        ),
+        click.option(
+            "--objective",
+            type=click.Choice(["latency", "throughput"]),
+            default="latency",
+            show_default=True,
+            help="What fit makes fast: one token, or the slowest stage.",
         ),
     ]
 
@@ -130,27 +187,36 @@ def planning_options(
         def wrapper(
             model: str,
             vram: tuple[str, ...],
+            gpus: tuple[str, ...],
+            cpu: str | None,
+            rams: tuple[str, ...],
             precision: str | None,
             gpu_precision: str | None,
             cpu_precision: str | None,
             reserve: str | None,
+            max_vram: str | None,
             gpu_blocks: int | None,
             context: int | None,
-            slots: int,
+            slots: int | None,
             policy: str,
+            objective: str,
             **others: Any,
         ) -> Any:
-            gpu, cpu = _precisions(precision, gpu_precision, cpu_precision)
+            on_gpu, on_cpu = _precisions(precision, gpu_precision, cpu_precision)
+            wanted, words = _wanted(gpus, vram, cpu, rams)
             planning = Planning(
                 model=model,
-                vram_bytes=tuple(parse_size(text, "--vram") for text in vram) or None,
-                gpu_precision=gpu,
-                cpu_precision=cpu,
+                wanted=wanted,
+                machine_words=words,
+                gpu_precision=on_gpu,
+                cpu_precision=on_cpu,
                 reserve_bytes=None if reserve is None else parse_size(reserve, "--reserve"),
+                max_vram_bytes=None if max_vram is None else parse_size(max_vram, "--max-vram"),
                 gpu_blocks=gpu_blocks,
                 context=context,
                 slots=slots,
-                policy=cast('Literal["reserve"]', policy),
+                policy=cast("Policy", policy),
+                objective=cast("Objective", objective),
             )
             return function(planning=planning, **others)
 
@@ -162,12 +228,33 @@ def planning_options(
     return decorate
 
 
-def _precisions(both: str | None, gpu: str | None, cpu: str | None) -> tuple[Precision, Precision]:
-    """Precision of the GPU side and the CPU side."""
+def _wanted(
+    gpus: tuple[str, ...], vram: tuple[str, ...], cpu: str | None, rams: tuple[str, ...]
+) -> tuple[Wanted, tuple[str, ...]]:
+    """What is named or stated of the machine, and the flags that say it again."""
+    from scheduler.wanted import Wanted, read_ram
+
+    vram_bytes = tuple(parse_size(text, "--vram") for text in vram) or None
+    ram_bytes, ram_class = read_ram(rams)
+    words = []
+    for flag, values in (
+        ("--gpu", gpus),
+        ("--vram", vram if gpus else ()),
+        ("--cpu", [cpu] if cpu else []),
+        ("--ram", rams),
+    ):
+        words += [word for value in values for word in (flag, value)]
+    return Wanted(gpus, vram_bytes, cpu, ram_bytes, ram_class), tuple(words)
+
+
+def _precisions(
+    both: str | None, gpu: str | None, cpu: str | None
+) -> tuple[Precision | None, Precision | None]:
+    """Precision of the GPU side and the CPU side; None where nothing was said."""
     one_side = "--gpu-precision" if gpu else "--cpu-precision" if cpu else None
     if both and one_side:
         raise UserInputError(
             f"--precision sets both sides and {one_side} one of them; use --precision alone, or"
             " --gpu-precision and --cpu-precision."
         )
-    return cast("Precision", gpu or both or "fp16"), cast("Precision", cpu or both or "fp32")
+    return cast("Precision | None", gpu or both), cast("Precision | None", cpu or both)

@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _PLANNING = {
     "vram",
+    "gpus",
+    "cpu",
+    "rams",
     "precision",
     "gpu_precision",
     "cpu_precision",
     "reserve",
+    "max_vram",
     "gpu_blocks",
     "context",
     "slots",
     "policy",
+    "objective",
 }
 
 
@@ -66,7 +71,8 @@ def target_of(
     if bundle_dir is not None and "model" in given:
         raise UserInputError("--bundle names a model already; leave --model out.")
     if plan_file is not None and given & _PLANNING:
-        flag = sorted(given & _PLANNING)[0].replace("_", "-")
+        name = sorted(given & _PLANNING)[0]
+        flag = {"gpus": "gpu", "rams": "ram"}.get(name, name).replace("_", "-")
         raise UserInputError(f"--plan is a finished decision; leave --{flag} out or plan anew.")
     plan = read_plan(plan_file) if plan_file is not None else None
     if bundle_dir is not None:
