@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.tiny import REPOSITORY, TINY_BUNDLE
@@ -134,8 +134,7 @@ def test_a_tampered_bundle_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="/dev/shm exists on Linux only")
 def test_ctrl_c_ends_workers_and_shared_memory() -> None:
-    before = set(SHARED_MEMORY.iterdir())
-    process = subprocess.Popen(
+    chat = subprocess.Popen(
         [sys.executable, "-m", "runtime.cli", "chat"],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
@@ -143,15 +142,19 @@ def test_ctrl_c_ends_workers_and_shared_memory() -> None:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("你好\n".encode())
-    process.stdin.flush()
-    assert process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)
-    process.stdin.close()
-    process.wait(timeout=30)
-    deadline = time.monotonic() + 10
-    while set(SHARED_MEMORY.iterdir()) - before and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert set(SHARED_MEMORY.iterdir()) <= before
+    assert chat.stdin is not None
+    assert chat.stdout is not None
+    chat.stdin.write("你好\n".encode())
+    chat.stdin.flush()
+    assert chat.stdout.readline()
+    workers = psutil.Process(chat.pid).children(recursive=True)
+    mapped = [Path(one.path) for one in psutil.Process(chat.pid).memory_maps()]
+    shared = [path for path in mapped if path.is_relative_to(SHARED_MEMORY)]
+    assert workers
+    assert shared
+    os.killpg(chat.pid, signal.SIGINT)
+    chat.stdin.close()
+    chat.wait(timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    assert not [path for path in shared if path.exists()]

@@ -14,6 +14,7 @@ from runtime.bundle_spec import spec_of_bundle
 from runtime.engine import Engine, Generation
 from runtime.launch import StageLaunch, launches_of
 from runtime.sampling import Sampling
+from runtime.shared_array import SharedArray
 from scheduler.errors import EngineError, PlanError, UserInputError
 from scheduler.planner import make_plan
 from scheduler.request import PlanRequest
@@ -34,12 +35,31 @@ def prompt_ids() -> list[int]:
     return [*PROMPT, tokens.gmask, tokens.bos]
 
 
-def shared_memory_files() -> set[str]:
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()  # noqa: PTH112, PTH208
+@pytest.fixture
+def shared_arrays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of all shared memory that is created during the test."""
+    names: list[str] = []
+    create = SharedArray.create
+
+    def remembered(numbers: int) -> SharedArray:
+        array = create(numbers)
+        names.append(array.name)
+        return array
+
+    monkeypatch.setattr(SharedArray, "create", remembered)
+    return names
 
 
-def test_a_killed_worker_is_named_with_its_signal(two_stages: list[StageLaunch]) -> None:
-    before = shared_memory_files()
+def assert_removed(names: list[str]) -> None:
+    assert names
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            SharedArray.attach(name)
+
+
+def test_a_killed_worker_is_named_with_its_signal(
+    two_stages: list[StageLaunch], shared_arrays: list[str]
+) -> None:
     with Engine(open_bundle(TINY_BUNDLE), two_stages, 128) as engine:
         tokens = engine.generate(prompt_ids(), Sampling(), 50, Generation())
         next(tokens)
@@ -47,19 +67,18 @@ def test_a_killed_worker_is_named_with_its_signal(two_stages: list[StageLaunch])
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(EngineError, match=r"cpu \(mnn:cpu, blocks 5-7\) died with signal SIGK"):
             list(tokens)
-    assert shared_memory_files() <= before
+    assert_removed(shared_arrays)
 
 
 def test_a_damaged_block_is_a_sentence_and_leaves_nothing(
-    two_stages: list[StageLaunch], tmp_path: Path
+    two_stages: list[StageLaunch], tmp_path: Path, shared_arrays: list[str]
 ) -> None:
     damaged = tmp_path / "block_05.mnn"
     damaged.write_bytes(b"\x00" * 100)
     launch = replace(two_stages[1], block_files=((5, damaged),))
-    before = shared_memory_files()
     with pytest.raises(EngineError, match=r"cannot load .*block_05\.mnn"):
         Engine(open_bundle(TINY_BUNDLE), [two_stages[0], launch], 128)
-    assert shared_memory_files() <= before
+    assert_removed(shared_arrays)
 
 
 def test_a_prompt_that_does_not_fit_says_by_how_much(two_stages: list[StageLaunch]) -> None:
