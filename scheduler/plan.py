@@ -179,6 +179,7 @@ class Plan(_Document):
     warnings: list[str] = []
     command: str | None = Field(default=None, description="the command that runs this plan")
     speed: PlanSpeed | None = None
+    explanation: list[str] = Field(default=[], description="filled by --explain")
     verification: dict[str, Any] | None = None
 
     @model_validator(mode="after")

@@ -30,10 +30,7 @@ def make_plan(request: PlanRequest, host: Host | None = None, speeds: Speeds | N
     raises PlanError.
     """
     check_request(request)
-    gpus, ram = free_of_gpus(request, host), free_of_ram(host)
-    if speeds is None:
-        speeds = estimated_speeds(host, [gpu.device for gpu in gpus])
-    devices = Devices(gpus, ram, speeds)
+    devices = planning_devices(request, host, speeds)
     if request.policy == "fit":
         chosen = choose(request, devices)
         settled = chosen.request
@@ -63,11 +60,23 @@ def make_plan(request: PlanRequest, host: Host | None = None, speeds: Speeds | N
         context_tokens=settled.context_tokens,
         slots=settled.slots,
         decision=document,
-        notes=[*notes, *common_notes(settled, stages, gpus, host)],
+        notes=[*notes, *common_notes(settled, stages, devices.gpus, host)],
         warnings=warnings,
         command=run_command(settled) if spec.family in RUNNABLE_FAMILIES else None,
-        speed=predict_speed(stages, spec, speeds, settled.context_tokens, settled.slots),
+        speed=predict_speed(stages, spec, devices.speeds, settled.context_tokens, settled.slots),
     )
+
+
+def planning_devices(
+    request: PlanRequest, host: Host | None = None, speeds: Speeds | None = None
+) -> Devices:
+    """The devices of a plan: free memory by request and host; speeds as given, else estimated."""
+    gpus = free_of_gpus(request, host)
+    if speeds is None or not all(gpu.device in speeds.devices for gpu in gpus):
+        estimated = estimated_speeds(host, [gpu.device for gpu in gpus])
+        known = speeds.devices if speeds else {}
+        speeds = Speeds({**estimated.devices, **known}, speeds.hop if speeds else estimated.hop)
+    return Devices(gpus, free_of_ram(host), speeds)
 
 
 def _parts_by_rule(request: PlanRequest, decision: Decision) -> list[StageParts]:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from runtime.cli.planning import Planning, planning_options
 
+if TYPE_CHECKING:
+    from scheduler.choose import Devices
+    from scheduler.plan import Plan
+    from scheduler.request import PlanRequest
+
 
 @click.command()
 @planning_options(default_model="chatglm-6b")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON and nothing else.")
+@click.option(
+    "--explain", is_flag=True, help="Say why each device holds what it holds, and what more costs."
+)
+@click.option(
+    "--table", "as_table", is_flag=True, help="Show every number of GPU blocks: memory and speed."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan, or the table, as JSON only.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Also write the plan's JSON to FILE.",
 )
-def command(planning: Planning, as_json: bool, out: Path | None) -> None:
+def command(
+    planning: Planning, explain: bool, as_table: bool, as_json: bool, out: Path | None
+) -> None:
     """Decide which blocks live on the GPU and which on the CPU.
 
     Free memory is measured, or stated with --vram to plan for a machine that is not here. Nothing
@@ -29,23 +43,51 @@ def command(planning: Planning, as_json: bool, out: Path | None) -> None:
     glm-plan --vram 11 --vram 8             two GPUs, filled in this order
     glm-plan --vram 11 --precision int4     smaller weights on both sides
     glm-plan --gpu-blocks 20                your own count
+    glm-plan --gpu "rtx 2080 ti" --ram 32   a card that you do not own
+    glm-plan --vram 11 --policy fit         the fastest that fits, precision chosen
+    glm-plan --vram 11 --table              every split with memory and speed
     """
     from scheduler.plan_file import plan_json, write_plan
+    from scheduler.planner import make_plan, planning_devices
     from scheduler.profiles import load_model
 
     spec = load_model(planning.model)
     bundle = None if _ships(spec.name) else f"{spec.name}-bundle"
-    plan = planning.plan(spec, bundle)
+    request = planning.request(spec, bundle)
+    host, speeds = planning.machine()
+    plan = make_plan(request, host, speeds)
+    if explain:
+        from scheduler.explain import explain as explanation_of
+
+        devices = planning_devices(request, host, speeds)
+        told = explanation_of(plan, spec, devices.speeds)
+        plan = plan.model_copy(update={"explanation": told})
     if out is not None:
         write_plan(plan, out)
-    if as_json:
+    if as_table:
+        _show_table(request, plan, planning_devices(request, host, speeds), as_json)
+    elif as_json:
         click.echo(plan_json(plan))
-        return
-    from runtime.cli.plan_view import show
+    else:
+        from runtime.cli.plan_view import show
 
-    show(plan, bundle)
-    if out is not None:
+        show(plan, bundle)
+    if out is not None and not as_json:
         click.echo(f"Plan written to {out}.")
+
+
+def _show_table(request: PlanRequest, plan: Plan, devices: Devices, as_json: bool) -> None:
+    from scheduler.block_table import split_rows, table_document
+
+    rows = split_rows(request, plan, devices)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(table_document(plan, rows), indent=2))
+        return
+    from runtime.cli.table_view import show_table
+
+    show_table(plan, rows)
 
 
 def _ships(model: str) -> bool:

@@ -43,6 +43,9 @@ def show(plan: Plan, bundle: str | None = None) -> None:
         console.print()
         console.print(_labelled(speed_lines(plan.speed)))
     console.print()
+    if plan.explanation:
+        console.print(_labelled([("why", sentence) for sentence in plan.explanation]))
+        console.print()
     advice = [("warning", sentence) for sentence in plan.warnings]
     console.print(_labelled(advice + [("note", sentence) for sentence in plan.notes]))
     if plan.command:

@@ -9,9 +9,13 @@ from rich.table import Table
 
 
 def print_table(
-    texts: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], note: str
+    texts: Sequence[str],
+    numbers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    note: str,
+    last: Sequence[str] = (),
 ) -> None:
-    """Print columns of texts (left) and of numbers (right) with one row each, then the note.
+    """Print columns of texts (left), of numbers (right) and of `last` texts, then the note.
 
     A terminal may cut columns to its width; a file or pipe gets them whole.
     """
@@ -20,6 +24,8 @@ def print_table(
         table.add_column(heading, no_wrap=True)
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
+    for heading in last:
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
