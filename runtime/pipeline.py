@@ -81,7 +81,6 @@ class Pipeline:
     ) -> tuple[SpawnProcess, Connection]:
         geometry = self._geometry
         config = WorkerConfig(
-            device=launch.device,
             backend=launch.backend,
             cuda_device=launch.cuda_device,
             threads=launch.threads,

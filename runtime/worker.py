@@ -20,7 +20,6 @@ from scheduler.errors import GlmPlanError
 class WorkerConfig:
     """All that a worker is told at its start; plain data, since it travels to a spawned process."""
 
-    device: str  # as the plan names it: gpu0, cpu
     backend: str  # what really runs: mnn:cpu, mnn:cuda
     cuda_device: str | None  # the one GPU that this process may see
     threads: int

@@ -135,12 +135,6 @@ class MnnBackend:
             raise EngineError("MNN failed in lm_head; most likely the device ran out of memory.")
         return np.array(_view(outputs[0]), copy=True)[:, -1, :]
 
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes that keys and values hold now."""
-        per_block = 2 * self._rows * self._heads * self._head_dim * self._capacity * 4
-        return per_block * len(self._blocks)
-
     def _input(self, name: str, value: FloatArray) -> Any:
         """The Var for this input; a new one only for a new shape, since MNN then re-plans."""
         held = self._inputs.get(name)

@@ -45,7 +45,3 @@ class Backend(Protocol):
 
     def lm_head(self, hidden: FloatArray) -> FloatArray:
         """Logits [rows, vocab_size] of hidden states [rows, hidden_size]."""
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes that keys and values hold now."""
