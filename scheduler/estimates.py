@@ -68,7 +68,9 @@ def estimated_speed(
     """
     if isinstance(device, GpuProfile):
         what = f"published peaks of {device.name}, {backend}"
-        return _gpu_speed(device.bandwidth_gbps, device.fp16_tflops, device.fp32_tflops, what)
+        # Where fp16 is slower than fp32 (Pascal), engines widen the weights and compute in fp32.
+        fp16 = device.fp16_tflops and max(device.fp16_tflops, device.fp32_tflops or 0.0)
+        return _gpu_speed(device.bandwidth_gbps, fp16, device.fp32_tflops, what)
     if isinstance(device, Gpu):
         what = f"peak bandwidth of {device.model_name} by its driver, {backend}"
         return _gpu_speed(device.bandwidth_gbps, None, None, what)

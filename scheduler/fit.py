@@ -199,26 +199,52 @@ def _stages(
 def does_not_fit(question: FitQuestion, way_out: str) -> str:
     """Say what is needed and available on every device, and the way out."""
     spec, context, slots = question.spec, question.context, question.slots
+    shared = any(room.shares_ram for room in question.rooms)
+    told = _shared_shortage(question) if shared else _shortages(question)
+    return (
+        f"{spec.name} does not fit with {context} tokens and {slots} slot{'s' * (slots > 1)}:"
+        f" {told}: it would swap. {way_out}"
+    )
+
+
+def _shortages(question: FitQuestion) -> str:
+    """Each GPU filled in turn, and what the RAM would then have to hold."""
+    spec, context, slots = question.spec, question.context, question.slots
     remaining = spec.blocks
     told = []
+    beside_bytes = 0
+    stages = 1
     for room in question.rooms[:-1]:
-        tables = _device_bytes(spec, "cuda", room.precision, context, slots)
+        own = _device_bytes(spec, "cuda", room.precision, context, slots)[0]
         budget = room.budget_bytes or 0
-        count = min(remaining, max(0, bisect_right(tables[0], budget) - 1))
+        count = min(remaining, bisect_right(own, budget) - 1)
         remaining -= count
+        stages += count > 0
+        beside_bytes += _host_bytes(spec, room.precision, context, slots)[0][count]
         told.append(
             f"{room.device} may fill {format_size(budget)} and takes {count} of {spec.blocks}"
-            f" blocks ({format_size(tables[0][min(count + 1, spec.blocks)])} for one more)"
+            f" blocks ({format_size(own[min(count + 1, spec.blocks)])} for one more)"
         )
     cpu = question.rooms[-1]
     needed = _device_bytes(spec, "cpu", cpu.precision, context, slots)[1][remaining]
-    needed += DRIVER_BYTES + hop_bytes(spec, len(question.rooms), context, slots)
-    available = cpu.budget_bytes or 0
+    needed += beside_bytes + DRIVER_BYTES + hop_bytes(spec, stages, context, slots)
     told.append(
-        f"RAM would have to hold {remaining} blocks and lm_head at {cpu.precision}, at least"
-        f" {format_size(needed)}, and {format_size(available)} are available: it would swap"
+        f"with {remaining} blocks and lm_head at {cpu.precision}, RAM needs {format_size(needed)}"
+        f" for all processes, and {format_size(cpu.budget_bytes or 0)} are available"
     )
+    return "; ".join(told)
+
+
+def _shared_shortage(question: FitQuestion) -> str:
+    """What the whole model takes on its smaller side, against the memory that both share."""
+    spec, context, slots = question.spec, question.context, question.slots
+    cpu = question.rooms[-1]
+    needed = _device_bytes(spec, "cpu", cpu.precision, context, slots)[1][-1]
+    for room in question.rooms[:-1]:
+        on_gpu = _device_bytes(spec, "cuda", room.precision, context, slots)[1][-1]
+        needed = min(needed, on_gpu + _host_bytes(spec, room.precision, context, slots)[1][-1])
+    needed += DRIVER_BYTES + hop_bytes(spec, 1, context, slots)
     return (
-        f"{spec.name} does not fit with {context} tokens and {slots} slot{'s' * (slots > 1)}:"
-        f" {'; '.join(told)}. {way_out}"
+        f"GPU and CPU share {format_size(cpu.budget_bytes or 0)}, and all of it on one of them"
+        f" needs {format_size(needed)}"
     )
