@@ -7,6 +7,7 @@ estimated, from MNN's source.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 from scheduler.model import (
@@ -42,6 +43,7 @@ _FP16_BYTES = 2
 _SCALE_PAIR_GROWTH_BYTES = 4  # a file keeps scale and zero point in fp16, MNN in fp32
 
 
+@lru_cache(maxsize=1024)
 def held_block_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) -> int:
     """Compute the bytes of one block's weights in the device's memory (the file may be smaller).
 
@@ -60,6 +62,7 @@ def held_block_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) ->
     return held
 
 
+@lru_cache(maxsize=1024)
 def held_lm_head_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) -> int:
     """Compute the bytes of the final norm and vocabulary matrix, as `held_block_bytes` does."""
     if precision in ("fp32", "fp16"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from scheduler.errors import UserInputError
@@ -91,6 +92,7 @@ class Matrix(NamedTuple):
     bias: bool
 
 
+@lru_cache(maxsize=256)
 def block_matrices(spec: ModelSpec) -> tuple[Matrix, ...]:
     """List the weight matrices of one block: fused query/key/value, attention output, MLP."""
     query = spec.heads * spec.head_dim
@@ -129,6 +131,7 @@ def total_parameters(spec: ModelSpec) -> int:
     return total if spec.tied_embeddings else total + embedding_parameters(spec)
 
 
+@lru_cache(maxsize=256)
 def default_weight_block(spec: ModelSpec) -> int | None:
     """Pick the int4 block size of a model: the largest of 128, 64, 32 that divides every width.
 
@@ -138,6 +141,7 @@ def default_weight_block(spec: ModelSpec) -> int | None:
     return next((size for size in WEIGHT_BLOCKS if all(w % size == 0 for w in widths)), None)
 
 
+@lru_cache(maxsize=1024)
 def block_bytes(
     spec: ModelSpec, precision: StoredPrecision, weight_block: int | None = None
 ) -> int:

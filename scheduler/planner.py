@@ -42,7 +42,7 @@ def make_plan(request: PlanRequest, host: Host | None = None, speeds: Speeds | N
     else:
         settled = request
         decision = decide(request, host)
-        stages = _stages(request, _parts_by_rule(request, decision), devices)
+        stages = _stages(request, parts_by_rule(request, decision), devices)
         budget = _ram_budget(request, stages, devices)
         document = decision_document(request, decision)
         notes = notes_on_rule(request, decision)
@@ -79,7 +79,7 @@ def planning_devices(
     return Devices(gpus, free_of_ram(host), speeds)
 
 
-def _parts_by_rule(request: PlanRequest, decision: Decision) -> list[StageParts]:
+def parts_by_rule(request: PlanRequest, decision: Decision) -> list[StageParts]:
     """GPUs in order, and the CPU with what is left and lm_head."""
     on_cpu = request.model.blocks - decision.gpu_blocks
     ranges = block_ranges([*(share.blocks for share in decision.shares), on_cpu])
