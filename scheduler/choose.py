@@ -121,11 +121,22 @@ def _candidates(request: PlanRequest, devices: Devices) -> Iterable[PlanRequest]
     cpu_open = "cpu_precision" in request.open_choices
     pairs = [
         (gpu if gpu_open else request.gpu_precision, cpu if cpu_open else request.cpu_precision)
-        for gpu, cpu in LEVELS
+        for gpu, cpu in _levels(request)
     ]
     return [
         replace(request, gpu_precision=gpu, cpu_precision=cpu) for gpu, cpu in dict.fromkeys(pairs)
     ]
+
+
+def _levels(request: PlanRequest) -> Sequence[tuple[Precision, Precision]]:
+    """The levels that the bundle can serve; MNN runs fp32 on the CPU from fp16 files."""
+    stored = request.stored
+    if stored is None:
+        return LEVELS
+    on_cpu = stored | {"fp32"} if "fp16" in stored else stored
+    served = [(gpu, cpu) for gpu, cpu in LEVELS if gpu in stored and cpu in on_cpu]
+    faithful_first: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4")
+    return served or [(one, one) for one in faithful_first if one in stored]
 
 
 def _first_usable(

@@ -31,7 +31,8 @@ class PlanRequest:
     overrules the rule of `reserve`. `context` is in tokens, for each of `slots` running requests.
     `objective` and `open_choices` are for `fit`: what to make fast, and which of the fields here it
     may settle itself. `bundle` is the directory that the plan's command shall name (None: the model
-    ships with glm-plan), `machine_words` the flags that describe a machine that is not here.
+    ships with glm-plan), `machine_words` the flags that describe a machine that is not here,
+    `stored` the precisions that the bundle holds, among which `fit` chooses (None: any).
     """
 
     model: ModelSpec
@@ -48,6 +49,7 @@ class PlanRequest:
     objective: Objective = "latency"
     open_choices: frozenset[Choice] = frozenset()
     machine_words: tuple[str, ...] = ()
+    stored: frozenset[Precision] | None = None
 
     @property
     def context_tokens(self) -> int:

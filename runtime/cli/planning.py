@@ -41,8 +41,16 @@ class Planning:
     policy: Policy
     objective: Objective
 
-    def request(self, spec: ModelSpec, bundle: str | None = None) -> PlanRequest:
-        """What to ask the planner; `bundle` is the directory that the plan's command shall name."""
+    def request(
+        self,
+        spec: ModelSpec,
+        bundle: str | None = None,
+        stored: frozenset[Precision] | None = None,
+    ) -> PlanRequest:
+        """What to ask the planner.
+
+        `bundle` is the directory that the plan's command shall name, `stored` the precisions in it.
+        """
         from scheduler.request import PlanRequest
 
         answers: dict[Choice, object] = {
@@ -67,14 +75,20 @@ class Planning:
             objective=self.objective,
             open_choices=frozenset(unanswered if self.policy == "fit" else ()),
             machine_words=self.machine_words,
+            stored=stored,
         )
 
-    def plan(self, spec: ModelSpec, bundle: str | None = None) -> Plan:
-        """Measure this host, except what the user named or stated, and plan."""
+    def plan(
+        self,
+        spec: ModelSpec,
+        bundle: str | None = None,
+        stored: frozenset[Precision] | None = None,
+    ) -> Plan:
+        """Measure this host, except what the user named or stated, and plan; see `request`."""
         from scheduler.planner import make_plan
 
         host, speeds = self.machine()
-        return make_plan(self.request(spec, bundle), host, speeds)
+        return make_plan(self.request(spec, bundle, stored), host, speeds)
 
     def machine(self) -> tuple[Host, Speeds | None]:
         """The host to plan for, and its speeds where more is known than the probe finds."""

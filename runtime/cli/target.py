@@ -15,7 +15,7 @@ from scheduler.errors import BundleError, UserInputError
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from scheduler.model import ModelSpec
-    from scheduler.plan import Plan
+    from scheduler.plan import Plan, Precision
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _PLANNING = {
@@ -82,13 +82,24 @@ def target_of(
         bundle = open_bundle(_shipped_bundle(model))
     spec = spec_of_bundle(bundle)
     if plan is None:
-        return planning.plan(spec, str(bundle_dir) if bundle_dir else None), spec, bundle
+        directory = str(bundle_dir) if bundle_dir else None
+        return planning.plan(spec, directory, _stored(bundle)), spec, bundle
     if (plan.model, plan.gpu_blocks + plan.cpu_blocks) != (spec.name, spec.blocks):
         raise UserInputError(
             f"{plan_file} plans {plan.model} with {plan.gpu_blocks + plan.cpu_blocks} blocks and"
             f" the bundle {bundle.path} holds {spec.name} with {spec.blocks}; plan anew for it."
         )
     return plan, spec, bundle
+
+
+def _stored(bundle: Bundle) -> frozenset[Precision]:
+    """The precisions in which MNN files of every part are there."""
+    return frozenset.intersection(
+        *(
+            frozenset(one.precision for one in part.variants if one.engine == "mnn")
+            for part in bundle.manifest.parts
+        )
+    )
 
 
 def _given() -> set[str]:

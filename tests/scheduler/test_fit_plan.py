@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scheduler.choose import LEVELS, USABLE_TOKENS_PER_SECOND
 from scheduler.errors import PlanError, UserInputError
 from scheduler.hardware import Cpu, Gpu, Host, Planned
-from scheduler.plan import Plan
+from scheduler.plan import Plan, Precision
 from scheduler.plan_file import plan_json
 from scheduler.planned_host import SHARED_SHARE, Wanted, plan_host
 from scheduler.planner import make_plan
@@ -132,6 +132,24 @@ def test_the_most_faithful_usable_precision_is_chosen(vram_gib: int, ram_gib: in
     expected = rates[usable[0]] if usable else max(rates.values())
     assert chosen.speed.decode_tokens_per_second == pytest.approx(expected)
     assert any(note.startswith("Chosen: ") for note in chosen.notes)
+
+
+@pytest.mark.parametrize(
+    ("stored", "allowed"),
+    [
+        ({"fp16"}, {"fp16", "fp32"}),
+        ({"int4"}, {"int4"}),
+        ({"int8"}, {"int8"}),
+        ({"fp16", "int4"}, {"fp16", "fp32", "int4"}),
+    ],
+)
+def test_a_bundle_bounds_the_choice(stored: set[Precision], allowed: set[Precision]) -> None:
+    request = PlanRequest(
+        CHATGLM, policy="fit", open_choices=EVERYTHING, stored=frozenset(stored), context=512
+    )
+    for vram_gib in (0, 4, 12, 24):
+        plan = make_plan(request, host(vram_gib * GIB, ram_bytes=64 * GIB))
+        assert {stage.precision for stage in plan.stages} <= allowed
 
 
 def test_what_more_memory_would_buy_is_true() -> None:
