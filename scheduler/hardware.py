@@ -57,12 +57,12 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Planned:
-    """What holds for a device that is not here, or whose memory someone stated.
+    """What holds for a device beyond its figures: where its free memory comes from, what runs it.
 
-    `backend` is what would run it. `shares_ram`: a GPU whose memory is the RAM of its host.
+    `shares_ram`: a GPU whose memory is the RAM of its host.
     """
 
-    memory_provenance: Literal["estimated", "given"]
+    memory_provenance: Literal["measured", "estimated", "given"]
     backend: str = "mnn:cuda"
     shares_ram: bool = False
 
@@ -71,7 +71,8 @@ class Planned:
 class Host:
     """Devices that share one RAM, with plain sentences about what could not be found out.
 
-    `planned` maps device names (gpu0, cpu) to what replaces a measurement; all others are measured.
+    `planned` maps device names (gpu0, cpu) to what a probe does not tell; all others are measured
+    CUDA devices with memory of their own.
     """
 
     cpu: Cpu

@@ -86,18 +86,32 @@ def plan_host(wanted: Wanted, here: Host) -> tuple[Host, Speeds]:
         for number, gpu in enumerate(gpus)
     )
     host = Host(processor, cards or here.gpus, (*notes, *here.notes), planned)
-    return host, _speeds(host, gpus, cpu, ram)
+    if gpus:
+        return host, _speeds(estimated_speeds(host), host, gpus, cpu, ram)
+    host, probed = recognise(host)
+    return host, _speeds(probed, host, gpus, cpu, ram)
 
 
-def measured_speeds(host: Host) -> Speeds:
-    """Estimate the speeds of what is here, with the published figures of GPUs known by name."""
+def recognise(host: Host) -> tuple[Host, Speeds]:
+    """Look up the GPUs that are here by name: published figures for speeds, and shared memory.
+
+    A GPU that no profile describes keeps what its driver tells.
+    """
     speeds = estimated_speeds(host)
     known = {}
+    planned = dict(host.planned)
     for gpu in host.gpus:
         with contextlib.suppress(UserInputError):
             profile = find_gpu(gpu.model_name, gpu.total_bytes)
             known[gpu.name] = estimated_speed(profile, "mnn:cuda")
-    return Speeds({**speeds.devices, **known}, speeds.hop)
+            if profile.unified_memory:
+                planned[gpu.name] = Planned("measured", shares_ram=True)
+    return replace(host, planned=planned), Speeds({**speeds.devices, **known}, speeds.hop)
+
+
+def measured_speeds(host: Host) -> Speeds:
+    """Only the speeds of `recognise`."""
+    return recognise(host)[1]
 
 
 def _has_ram(wanted: Wanted) -> bool:
@@ -159,13 +173,16 @@ def _gpu_notes(wanted: Wanted, gpus: Sequence[GpuProfile]) -> list[str]:
 
 
 def _speeds(
-    host: Host, gpus: Sequence[GpuProfile], cpu: CpuProfile | None, ram: RamProfile | None
+    probed: Speeds,
+    host: Host,
+    gpus: Sequence[GpuProfile],
+    cpu: CpuProfile | None,
+    ram: RamProfile | None,
 ) -> Speeds:
     devices: dict[str, DeviceSpeed] = {
         f"gpu{number}": estimated_speed(gpu, host.planned[f"gpu{number}"].backend)
         for number, gpu in enumerate(gpus)
     }
-    probed = estimated_speeds(host)
     shared = next((gpu for gpu in gpus if gpu.unified_memory), None)
     if shared is not None:
         ram = RamProfile(

@@ -95,11 +95,9 @@ class Planning:
         host = self._measured()
         if self.wanted.nothing and not host.gpus:
             return host, None
-        from scheduler.planned_host import measured_speeds, plan_host
+        from scheduler.planned_host import plan_host, recognise
 
-        if self.wanted.nothing:
-            return host, measured_speeds(host)
-        return plan_host(self.wanted, host)
+        return recognise(host) if self.wanted.nothing else plan_host(self.wanted, host)
 
     def _measured(self) -> Host:
         if self.wanted.vram_bytes is None and not self.wanted.gpus:
