@@ -96,7 +96,9 @@ def _gpu_speed(
         assumed.append(f"{fp16_tflops:.0f} TFLOPS")
     bandwidth = GPU_BANDWIDTH_SHARE * bandwidth_gbps * GIGA
     quantised = WeightSpeed(GPU_QUANTISED_SHARE * bandwidth)
-    source = f"assumed {' and '.join(assumed)}" if len(assumed) == 2 else what
+    source = what
+    if len(assumed) == 2:
+        source = f"assumed {' and '.join(assumed)}; --gpu names the card"
     if len(assumed) == 1:
         source += f"; assumed {assumed[0]}"
     return DeviceSpeed(
