@@ -77,8 +77,12 @@ class Machine:
 
     def speed_provenance(self, devices: Iterable[str]) -> SpeedProvenance:
         """How sure the least certain speed constants among these devices are."""
-        known = {self.speeds.devices[device].provenance for device in devices}
-        return min(known, key=_LEAST_CERTAIN_FIRST.index)
+        return least_certain([self.speeds.devices[device].provenance for device in devices])
+
+
+def least_certain(provenances: Iterable[SpeedProvenance]) -> SpeedProvenance:
+    """The one that a number made from several of them deserves."""
+    return min(provenances, key=_LEAST_CERTAIN_FIRST.index)
 
 
 def name_of(host: Host) -> str:

@@ -1,0 +1,102 @@
+"""The page: a report as one HTML file that loads nothing and works from a disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+
+from scheduler.errors import UserInputError
+from scheduler.report import words
+from scheduler.report.chart import Chart
+from scheduler.report.document import Report
+from scheduler.report.render import svg
+from scheduler.report.view import (
+    LARGEST_PAGE,
+    ModelView,
+    answer_columns,
+    answer_row,
+    figures_of,
+    lead_of,
+    model_views,
+    title_of,
+)
+from scheduler.units import format_size
+
+
+def report_html(report: Report) -> str:
+    """Make the page.
+
+    Every text is escaped, and the page's own policy lets no script run but the one it brings.
+    Raises UserInputError for more verdicts than a page shows, or where the extra is missing.
+    """
+    if len(report.cells) > LARGEST_PAGE:
+        raise UserInputError(
+            f"A page of {len(report.cells):,} verdicts cannot be read; the most is"
+            f" {LARGEST_PAGE:,}. Choose --format csv or json, or ask for less."
+        )
+    try:
+        import jinja2
+        from markupsafe import Markup
+    except ImportError:
+        raise UserInputError(
+            "HTML pages need the report extra; install it with `pip install 'glm-plan[report]'`,"
+            " or choose --format md, csv or json."
+        ) from None
+
+    def draw(chart: Chart, narrow: bool) -> Markup:
+        # vl-convert escapes the texts of a chart; the tests hold it to that
+        return Markup(svg(chart, narrow))  # noqa: S704
+
+    script = _resource("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    template = environment.from_string(_resource("page.html.j2"))
+    return template.render(
+        report=report,
+        title=title_of(report),
+        lead=lead_of(report),
+        figures=figures_of(report),
+        models=model_views(report),
+        css=Markup(_resource("page.css")),  # noqa: S704 - ours
+        script=Markup(script),  # noqa: S704 - ours
+        script_hash=f"sha256-{digest}",
+        svg=draw,
+        verdict_words=words.VERDICT_WORDS,
+        marks=words.VERDICT_MARKS,
+        meanings=words.MEANINGS,
+        blocks_text=words.blocks_text,
+        limit_text=words.limit_text,
+        precision_text=words.precision_text,
+        rate_text=words.rate_text,
+        seconds_text=words.seconds_text,
+        setting_text=words.setting_text,
+        sizes_text=words.sizes_text,
+        format_size=format_size,
+        answer_columns=answer_columns,
+        answer_row=answer_row,
+        count=words.count_text,
+        setting_of=_fixed_part,
+        speed_provenance=_speed_provenance,
+    )
+
+
+def _fixed_part(model: ModelView) -> str:
+    setting = model.answers[0].setting
+    slots = "slot" if setting.slots == 1 else "slots"
+    return f"{setting.context_tokens:,} tokens and {setting.slots} {slots} unless varied"
+
+
+def _speed_provenance(model: ModelView) -> str:
+    known = {cell.speed_provenance for _, cells in model.matrix.rows for cell in cells}
+    return " or ".join(sorted(known))
+
+
+def _resource(name: str) -> str:
+    return (files("scheduler.report") / name).read_text(encoding="utf-8")

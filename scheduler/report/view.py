@@ -1,0 +1,252 @@
+"""View: a report arranged for reading, shared by the page and by Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.capacity import Cell
+from scheduler.inverse import MORE_VRAM_BYTES
+from scheduler.report.chart import Chart
+from scheduler.report.curves import curve_charts, report_index
+from scheduler.report.document import Answers, MachineFacts, ModelFacts, PlanOf, Report
+from scheduler.report.drawings import layer_map, memory_bars
+from scheduler.report.words import (
+    blocks_text,
+    cheapest_text,
+    gain_text,
+    limit_text,
+    most_text,
+    precision_text,
+    rate_text,
+    setting_text,
+    short_name,
+)
+from scheduler.units import format_size
+
+LARGEST_PAGE = 2_000
+"""Verdicts that a page or Markdown file shows one by one; CSV and JSON hold any number."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that a reader shall see first."""
+
+    value: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Verdicts of a model: a row per machine, a column per precision, context and slots."""
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """One drawn plan."""
+
+    heading: str
+    cell: Cell
+    layers: Chart
+    memory: Chart
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """A model's part of the report."""
+
+    facts: ModelFacts
+    anchor: str
+    matrix: Matrix
+    plans: Sequence[PlanView]
+    plans_left_out: int
+    curves: Sequence[Chart]
+    lines_left_out: int
+    answers: Sequence[Answers]
+
+    @property
+    def charts(self) -> list[Chart]:
+        """Every drawing of this model, in the order of the page."""
+        drawn = [chart for plan in self.plans for chart in (plan.layers, plan.memory)]
+        return [*drawn, *self.curves]
+
+
+def model_views(report: Report) -> list[ModelView]:
+    """Arrange every model's verdicts, drawings and answers."""
+    return [_model_view(report, facts) for facts in report.models]
+
+
+def title_of(report: Report) -> str:
+    """Name models and machines, as many as a heading takes."""
+    models = _few([facts.name for facts in report.models], "models")
+    machines = _few([short_name(machine.name) for machine in report.machines], "machines")
+    return f"{models} on {machines}"
+
+
+def lead_of(report: Report) -> str:
+    """The report's answer in one or two sentences."""
+    cells, first = report.cells, report.cells[0]
+    if len(cells) == 1:
+        return f"{_told(first)}; {limit_text(first.limit)}."
+    running = [cell for cell in cells if cell.fits]
+    resident = sum(cell.verdict == "resident" for cell in cells)
+    lead = f"{len(running):,} of {len(cells):,} combinations run, {resident:,} with every block on"
+    lead += " a GPU."
+    if running:
+        fastest = max(running, key=lambda cell: cell.tokens_per_second_per_slot or 0)
+        lead += f" The fastest: {_told(fastest)}."
+    return lead
+
+
+def figures_of(report: Report) -> list[Figure]:
+    """Four numbers for the top of the page."""
+    running = [cell for cell in report.cells if cell.fits]
+    figures = [Figure(f"{len(running):,} of {len(report.cells):,}", "combinations run")]
+    if len(report.cells) == 1:
+        cell = report.cells[0]
+        figures = [Figure(blocks_text(cell), "blocks on the GPU")]
+    if running:
+        fastest = max(running, key=lambda cell: cell.tokens_per_second_per_slot or 0)
+        rate = rate_text(fastest.tokens_per_second_per_slot)
+        where = f"{short_name(fastest.machine)}, {_precision(fastest)}"
+        figures.append(
+            Figure(f"{rate} tok/s", f"fastest a slot: {where} ({fastest.speed_provenance})")
+        )
+    least = min(report.answers, key=lambda answers: answers.vram_for_all_blocks_bytes)
+    figures.append(
+        Figure(
+            format_size(least.vram_for_all_blocks_bytes),
+            f"VRAM for all blocks of {least.setting.model} at"
+            f" {least.setting.gpu_precision} (estimated)",
+        )
+    )
+    cheapest = [answers.cheapest for answers in report.answers if answers.cheapest]
+    if cheapest:
+        buy = min(cheapest, key=lambda offer: offer.price_usd)
+        figures.append(
+            Figure(
+                f"${buy.price_usd:,}",
+                f"at launch, the cheapest card for {report.target_tokens_per_second:g} tok/s:"
+                f" {short_name(buy.gpu)}, {_precision(buy.cell)} (estimated)",
+            )
+        )
+    else:
+        longest = max(report.answers, key=lambda answers: answers.largest_context.count)
+        figures.append(
+            Figure(
+                f"{longest.largest_context.count:,}",
+                f"tokens, the largest context: {setting_text(longest.setting)} (estimated)",
+            )
+        )
+    return figures
+
+
+def answer_columns(report: Report) -> list[str]:
+    """The inverse questions, in the order of `answer_row`."""
+    columns = ["setting", "largest context", "most slots", "VRAM for all blocks", "and lm_head"]
+    columns += [f"{format_size(more).replace('.00', '')} more VRAM" for more in MORE_VRAM_BYTES]
+    if report.target_tokens_per_second is not None:
+        columns.append(f"cheapest card for {report.target_tokens_per_second:g} tok/s a slot")
+    return columns
+
+
+def answer_row(report: Report, answers: Answers) -> list[str]:
+    """The inverse answers of one setting."""
+    context, slots = answers.largest_context, answers.most_slots
+    gains = {more.more_bytes: gain_text(answers.now, more.cell) for more in answers.more_vram}
+    row = [
+        setting_text(answers.setting),
+        most_text(context.count, context.capped, "tokens"),
+        most_text(slots.count, slots.capped, "slots"),
+        format_size(answers.vram_for_all_blocks_bytes),
+        format_size(answers.vram_with_lm_head_bytes),
+        *(gains.get(more, "no GPU") for more in MORE_VRAM_BYTES),
+    ]
+    if report.target_tokens_per_second is not None:
+        row.append(cheapest_text(answers, report.target_tokens_per_second))
+    return row
+
+
+def column_text(cell: Cell) -> str:
+    """What a column of the matrix is about: ``fp16 / fp32, 2,048 tokens, 1 slot``."""
+    return f"{_precision(cell)}, {cell.context_tokens:,} tokens, {cell.slots} {_slots(cell.slots)}"
+
+
+def _model_view(report: Report, facts: ModelFacts) -> ModelView:
+    number = report_index(report, facts.name)
+    plans = [drawn for drawn in report.plans if drawn.setting.model == facts.name]
+    answers = [given for given in report.answers if given.setting.model == facts.name]
+    lines = {
+        curve.setting.model_dump_json()
+        for curve in report.curves
+        if curve.setting.model == facts.name
+    }
+    names = {machine.name: _device_names(machine) for machine in report.machines}
+    return ModelView(
+        facts=facts,
+        anchor=f"model-{number}",
+        matrix=_matrix(report, facts.name),
+        plans=[
+            _plan_view(f"{number}-{place}", drawn, answers, names[drawn.setting.machine])
+            for place, drawn in enumerate(plans, start=1)
+        ],
+        plans_left_out=len(answers) - len(plans),
+        curves=curve_charts(report, facts.name),
+        lines_left_out=len(answers) - len(lines),
+        answers=answers,
+    )
+
+
+def _device_names(machine: MachineFacts) -> dict[str, str]:
+    gpus = {
+        f"gpu{number}": f"gpu{number}: {short_name(gpu.name)}"
+        for number, gpu in enumerate(machine.gpus)
+    }
+    return {**gpus, "cpu": f"CPU: {machine.cpu}"}
+
+
+def _plan_view(
+    slug: str, drawn: PlanOf, answers: Sequence[Answers], names: dict[str, str]
+) -> PlanView:
+    return PlanView(
+        heading=setting_text(drawn.setting),
+        cell=next(given.now for given in answers if given.setting == drawn.setting),
+        layers=layer_map(slug, drawn, names),
+        memory=memory_bars(slug, drawn),
+    )
+
+
+def _matrix(report: Report, model: str) -> Matrix:
+    rows: dict[str, list[Cell]] = {}
+    for cell in report.cells:
+        if cell.model == model:
+            rows.setdefault(cell.machine, []).append(cell)
+    columns = [column_text(cell) for cell in next(iter(rows.values()))]
+    return Matrix(columns, list(rows.items()))
+
+
+def _told(cell: Cell) -> str:
+    blocks = f"{blocks_text(cell)} blocks on the GPU"
+    if cell.tokens_per_second is None:
+        return f"{cell.model} on {short_name(cell.machine)} at {_precision(cell)}: {blocks}"
+    return (
+        f"{cell.model} on {short_name(cell.machine)} at {_precision(cell)}, {blocks},"
+        f" {rate_text(cell.tokens_per_second_per_slot)} tok/s a slot ({cell.speed_provenance})"
+    )
+
+
+def _few(names: Sequence[str], kind: str) -> str:
+    if len(names) > 3:
+        return f"{len(names)} {kind}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _precision(cell: Cell) -> str:
+    return precision_text(cell.gpu_precision, cell.cpu_precision)
+
+
+def _slots(count: int) -> str:
+    return "slot" if count == 1 else "slots"
