@@ -6,7 +6,7 @@ taken. Only where none fits does the context shrink.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from scheduler.cost import Speeds
@@ -14,7 +14,7 @@ from scheduler.errors import PlanError
 from scheduler.fit import FitQuestion, Fitting, Room, does_not_fit, try_fit
 from scheduler.free_memory import FreeMemory
 from scheduler.plan import Precision
-from scheduler.request import LARGEST_SLOTS, PlanRequest
+from scheduler.request import PlanRequest
 from scheduler.units import GIB, format_size
 
 USABLE_TOKENS_PER_SECOND = 3.0
@@ -33,6 +33,7 @@ it to fp32 on the CPU: nothing is lost. int8 on CUDA is left out, MNN 3.6 comput
 _SMALLEST_CONTEXT = 128
 _MORE_BYTES = (1 * GIB, 2 * GIB, 4 * GIB, 8 * GIB)
 _WORTH_TELLING = 1.1
+_MOST_OFFERED_SLOTS = 16
 
 
 @dataclass(frozen=True)
@@ -78,24 +79,24 @@ def choose(request: PlanRequest, devices: Devices) -> Chosen:
     Raises PlanError with needed and available bytes where nothing fits, however small.
     """
     asked_context = request.context_tokens
-    tried = request
     for context in _contexts(request):
-        candidates = [
-            (tried, fitting)
-            for tried in _candidates(replace(request, context=context), devices)
-            if (fitting := try_fit(question_of(tried, devices))) is not None
+        candidates = _candidates(replace(request, context=context), devices)
+        placed = [
+            (candidate, fitting)
+            for candidate in candidates
+            if (fitting := try_fit(question_of(candidate, devices))) is not None
         ]
-        if candidates:
-            settled, fitting = _first_usable(candidates)
+        if placed:
+            settled, fitting = _first_usable(placed)
             notes = [
                 *_context_note(settled, asked_context),
-                *_precision_notes(request, settled, fitting, candidates),
+                *_precision_notes(request, settled, fitting, placed),
                 *_slots_note(request, settled, fitting, devices),
                 *_memory_notes(request, settled, fitting, devices),
             ]
             return Chosen(settled, fitting, tuple(notes))
-        tried = list(_candidates(replace(request, context=context), devices))[-1]
-    raise PlanError(does_not_fit(question_of(tried, devices), _ways_out(tried)))
+        smallest = candidates[-1]
+    raise PlanError(does_not_fit(question_of(smallest, devices), _ways_out(smallest)))
 
 
 def _ways_out(request: PlanRequest) -> str:
@@ -115,7 +116,7 @@ def _contexts(request: PlanRequest) -> Iterator[int]:
         yield context
 
 
-def _candidates(request: PlanRequest, devices: Devices) -> Iterable[PlanRequest]:
+def _candidates(request: PlanRequest, devices: Devices) -> list[PlanRequest]:
     """The request at every precision that it leaves open, most faithful first, each once."""
     gpu_open = "gpu_precision" in request.open_choices and bool(devices.gpus)
     cpu_open = "cpu_precision" in request.open_choices
@@ -200,18 +201,16 @@ def _slots_note(
 ) -> Iterator[str]:
     if "slots" not in request.open_choices:
         return
-    slots, best = 1, None
-    while slots * 2 <= min(LARGEST_SLOTS, 16):
-        more = try_fit(question_of(replace(settled, slots=slots * 2), devices))
-        if more is None or slots * 2 * _rate(more) < _WORTH_TELLING * max(slots, 1) * _rate(
-            best or fitting
-        ):
+    slots, together = 1, _rate(fitting)
+    while slots < _MOST_OFFERED_SLOTS:
+        more = try_fit(question_of(replace(settled, slots=2 * slots), devices))
+        if more is None or 2 * slots * _rate(more) < _WORTH_TELLING * together:
             break
-        slots, best = slots * 2, more
-    if best is not None:
+        slots, together = 2 * slots, 2 * slots * _rate(more)
+    if slots > 1:
         yield (
             f"One request at a time was assumed; --slots {slots} fits too and gives"
-            f" {slots * _rate(best):.3g} tok/s together (estimated)."
+            f" {together:.3g} tok/s together (estimated)."
         )
 
 
