@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from scheduler.errors import UserInputError
 from scheduler.wording import shorten
 
 if TYPE_CHECKING:
+    from scheduler.capacity import Cell
+    from scheduler.report.build import Study
     from scheduler.report.document import Report
 
 FORMATS = ("html", "md", "csv", "json")
@@ -132,7 +135,7 @@ def command(
     """
     asked = Asked(models, gpus, vram, cpu, rams, precisions, contexts, slots, policy, target_tps)
     targets = _targets(formats, out)
-    if png and (out is None or out == _STDOUT):
+    if png and out is None:
         raise UserInputError("--png needs a place for its pictures; name one with --out.")
     if png or "html" in targets:
         from scheduler.report.render import converter
@@ -140,24 +143,32 @@ def command(
         converter()  # a missing extra is told now, not after the work
     study = asked.study(_own_words(out, formats, png))
 
-    from scheduler.report.build import build_report
+    from scheduler.report.build import build_report, study_cells
 
+    if not targets:
+        _show(study, list(study_cells(study)))
+        return
+    if list(targets) == ["csv"] and not png:  # a sweep of thousands, without charts and answers
+        from scheduler.report.tables import report_csv
+
+        _deliver({"csv": report_csv(study_cells(study))}, targets)
+        return
     report = build_report(study)
-    if out is None and not targets:
-        _show(report)
-        return
-    texts = {kind: _text(report, kind) for kind in targets}
-    if out is None:
-        for text in texts.values():
-            click.echo(text, nl=False)
-        return
+    _deliver({kind: _text(report, kind) for kind in targets}, targets)
+    if png and out is not None:
+        _write_pictures(report, out)
+
+
+def _deliver(texts: dict[str, str], targets: dict[str, Path]) -> None:
+    """Write every format to its place, or the only one to stdout."""
     from scheduler.report.files import write_whole
 
     for kind, text in texts.items():
-        write_whole(targets[kind], text.encode())
-        click.echo(f"Report written to {targets[kind]}.")
-    if png:
-        _write_pictures(report, out)
+        if targets[kind] == _STDOUT:
+            click.echo(text, nl=False)
+        else:
+            write_whole(targets[kind], text.encode())
+            click.echo(f"Report written to {targets[kind]}.")
 
 
 def _targets(formats: str | None, out: Path | None) -> dict[str, Path]:
@@ -210,7 +221,7 @@ def _text(report: Report, kind: str) -> str:
         return report_markdown(report)
     from scheduler.report.tables import report_csv, report_json
 
-    return report_csv(report) if kind == "csv" else f"{report_json(report)}\n"
+    return report_csv(report.cells) if kind == "csv" else f"{report_json(report)}\n"
 
 
 def _write_pictures(report: Report, out: Path) -> None:
@@ -225,21 +236,23 @@ def _write_pictures(report: Report, out: Path) -> None:
     click.echo(f"{len(charts)} pictures written to {folder}{os.sep}report-*.png.")
 
 
-def _show(report: Report) -> None:
+def _show(study: Study, cells: Sequence[Cell]) -> None:
     """The verdicts on screen, and how to get the rest."""
     from runtime.cli.tables import print_table
+    from scheduler.report.build import cheapest_cards
     from scheduler.report.view import lead_of
     from scheduler.report.words import (
         VERDICT_WORDS,
         blocks_text,
+        cheapest_text,
         limit_text,
         precision_text,
         rate_text,
         short_name,
     )
 
-    speeds = " or ".join(sorted({cell.speed_provenance for cell in report.cells}))
-    click.echo(lead_of(report))
+    speeds = " or ".join(sorted({cell.speed_provenance for cell in cells}))
+    click.echo(lead_of(cells))
     click.echo()
     print_table(
         ("model", "on", "precision", "verdict"),
@@ -255,13 +268,17 @@ def _show(report: Report) -> None:
                 blocks_text(cell),
                 rate_text(cell.tokens_per_second_per_slot),
             )
-            for cell in report.cells
+            for cell in cells
         ),
         f"Memory estimated; tok/s of each slot at a full context, {speeds}.",
     )
-    tight = [cell for cell in report.cells if not cell.fits]
+    tight = [cell for cell in cells if not cell.fits]
     for cell in tight[:_LIMITS_SHOWN]:
         precision = precision_text(cell.gpu_precision, cell.cpu_precision)
         told = f"{cell.model} on {short_name(cell.machine)} at {precision}"
         click.echo(f"{told}: {limit_text(cell.limit)}.")
+    for request, buy, alone in cheapest_cards(study):
+        precision = precision_text(request.gpu_precision, request.cpu_precision)
+        told = f"Cheapest card for {study.target_tps:g} tok/s, {request.model.name} at {precision}"
+        click.echo(f"{told}: {cheapest_text(buy, alone, study.target_tps or 0)}.")
     click.echo("--out report.html makes the page: layer maps, charts, what would have to change.")

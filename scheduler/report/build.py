@@ -10,6 +10,7 @@ from scheduler.device_profiles import GpuProfile
 from scheduler.errors import PlanError, UserInputError
 from scheduler.inverse import (
     MORE_VRAM_BYTES,
+    Buy,
     cheapest_gpu,
     largest_context,
     most_slots,
@@ -42,6 +43,7 @@ LARGEST_SWEEP = 100_000
 LINES_PER_CHART = 6
 """Settings of a model that get curves: as many as colours that everyone can tell apart."""
 PLANS_PER_MODEL = 8
+ANSWERS_PER_MODEL = 60
 
 _VRAM_POINTS = 64
 _CONTEXT_POINTS = 33
@@ -202,15 +204,21 @@ def _slot_steps(request: PlanRequest, machine: Machine) -> list[int]:
     return sorted(step for step in steps if 1 <= step <= max(1, most))
 
 
+def cheapest_cards(study: Study) -> Iterable[tuple[PlanRequest, Buy | None, Cell]]:
+    """For each model and precision the cheapest card that reaches the target, and no GPU at all.
+
+    Nothing where the study has no target.
+    """
+    for model in study.models if study.target_tps is not None else ():
+        for request, machine in _requests(study, model)[:: len(study.machines)]:
+            buy = cheapest_gpu(request, machine, study.catalogue, study.target_tps or 0)
+            yield request, buy, judge(request, machine.without_gpus())
+
+
 def _answers(study: Study) -> Iterable[Answers]:
+    cheapest = {request: buy for request, buy, _ in cheapest_cards(study)}
     for model in study.models:
-        cheapest = {}
-        for request, machine in _requests(study, model):
-            precisions = (request.gpu_precision, request.cpu_precision)
-            if study.target_tps is not None and precisions not in cheapest:
-                cheapest[precisions] = cheapest_gpu(
-                    request, machine, study.catalogue, study.target_tps
-                )
+        for request, machine in _requests(study, model)[:ANSWERS_PER_MODEL]:
             bigger = [(more, with_more_vram(request, machine, more)) for more in MORE_VRAM_BYTES]
             yield Answers(
                 setting=_setting(request, machine),
@@ -220,7 +228,7 @@ def _answers(study: Study) -> Iterable[Answers]:
                 vram_for_all_blocks_bytes=vram_for_all_blocks(request),
                 vram_with_lm_head_bytes=vram_for_all_blocks(request, with_lm_head=True),
                 without_gpu=judge(request, machine.without_gpus()),
-                cheapest=cheapest.get(precisions),
+                cheapest=cheapest.get(request),
                 more_vram=[More(more_bytes=more, cell=cell) for more, cell in bigger if cell],
             )
 

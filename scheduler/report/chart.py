@@ -28,12 +28,14 @@ class Canvas:
 class Chart:
     """One drawing: `slug` names it in files and anchors, `alt` says what it shows.
 
-    `subtitle` names the unit. `wide` is the plotting width on a desk, in pixels. `draw` gives the
-    specification for a canvas; `columns` and `rows` hold the same numbers as text.
+    `headline` is the title of a picture that stands alone, `subtitle` names the unit, `wide` is the
+    plotting width on a desk in pixels. `draw` gives the specification for a canvas; `columns` and
+    `rows` hold the same numbers as text.
     """
 
     slug: str
     title: str
+    headline: str
     subtitle: str
     alt: str
     wide: int

@@ -115,6 +115,7 @@ def _chart(
     return Chart(
         slug=slug,
         title=title,
+        headline=f"{curves[0].setting.model}: {title[:1].lower()}{title[1:]}",
         subtitle=f"{measure.unit} ({provenance})",
         wide=_WIDE,
         alt=_alt(title, labels, curves, measure),

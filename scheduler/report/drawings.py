@@ -28,7 +28,8 @@ def layer_map(slug: str, drawn: PlanOf, names: dict[str, str]) -> Chart:
     told = "; ".join(run["text"] for run in runs)
     return Chart(
         slug=f"layers-{slug}",
-        title=f"Layers of {plan.model}, {setting_text(drawn.setting)}",
+        title="Layers",
+        headline=f"Layers of {plan.model}, {setting_text(drawn.setting)}",
         subtitle="one cell per block, and lm_head",
         wide=_WIDE,
         alt=f"Layer map of {plan.model}: {told}.",
@@ -61,7 +62,8 @@ def memory_bars(slug: str, drawn: PlanOf) -> Chart:
     told = "; ".join(f"{row[0]} needs {row[-2]} of {row[-1]}" for row in rows)
     return Chart(
         slug=f"memory-{slug}",
-        title=f"Memory of {drawn.plan.model}, {setting_text(drawn.setting)}",
+        title="Memory",
+        headline=f"Memory of {drawn.plan.model}, {setting_text(drawn.setting)}",
         subtitle="GiB, estimated; the upright line is what is free",
         wide=_WIDE - 50,
         alt=f"Memory, estimated, item by item: {told}.",

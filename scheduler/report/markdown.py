@@ -45,7 +45,7 @@ def report_markdown(report: Report) -> str:
         )
     parts = [
         f"# {escape(title_of(report))}",
-        escape(lead_of(report)),
+        escape(lead_of(report.cells)),
         f"Made by glm-plan {escape(report.version)} on {escape(report.date)}, policy"
         f" {report.policy}. Memory is estimated; speed is labelled.",
     ]
@@ -85,7 +85,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _model(report: Report, model: ModelView) -> list[str]:
     facts = model.facts
-    cells = [(machine, cell) for machine, cells in model.matrix.rows for cell in cells]
     verdicts = table(
         (
             "GPU",
@@ -100,7 +99,7 @@ def _model(report: Report, model: ModelView) -> list[str]:
         ),
         [
             (
-                machine,
+                cell.machine,
                 column_text(cell),
                 _verdict(cell.verdict),
                 blocks_text(cell),
@@ -110,7 +109,7 @@ def _model(report: Report, model: ModelView) -> list[str]:
                 f"{format_size(cell.ram_needed_bytes)} of {format_size(cell.ram_available_bytes)}",
                 limit_text(cell.limit),
             )
-            for machine, cell in cells
+            for cell in model.cells
         ],
     )
     drawn = [plan for plan in report.plans if plan.setting.model == facts.name]

@@ -61,7 +61,7 @@ def report_html(report: Report) -> str:
     return template.render(
         report=report,
         title=title_of(report),
-        lead=lead_of(report),
+        lead=lead_of(report.cells),
         figures=figures_of(report),
         models=model_views(report),
         css=Markup(_resource("page.css")),  # noqa: S704 - ours
@@ -94,7 +94,7 @@ def _fixed_part(model: ModelView) -> str:
 
 
 def _speed_provenance(model: ModelView) -> str:
-    known = {cell.speed_provenance for _, cells in model.matrix.rows for cell in cells}
+    known = {cell.speed_provenance for cell in model.cells}
     return " or ".join(sorted(known))
 
 

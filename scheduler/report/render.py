@@ -46,7 +46,7 @@ def png(chart: Chart) -> bytes:
     """Draw a chart for a slide: light, 16:9 or so, at twice its size, with its title."""
     spec = chart.draw(Canvas(SLIDE, SLIDE_WIDTH))
     title = {
-        "text": chart.title,
+        "text": chart.headline,
         "subtitle": chart.subtitle,
         "anchor": "start",
         "fontSize": 20,

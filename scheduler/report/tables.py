@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 
 from pydantic import ValidationError
 
@@ -71,12 +72,12 @@ def read_report(text: str, name: str) -> Report:
         raise UserInputError(f"{name} is not a sound report: {where}: {fault['msg']}.") from None
 
 
-def report_csv(report: Report) -> str:
-    """Print the verdicts as CSV (RFC 4180, UTF-8, a heading first)."""
+def report_csv(cells: Iterable[Cell]) -> str:
+    """Print verdicts as CSV (RFC 4180, UTF-8, a heading first)."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\r\n")
     writer.writerow(CSV_COLUMNS)
-    for cell in report.cells:
+    for cell in cells:
         writer.writerow(_line(cell))
     return lines.getvalue()
 

@@ -21,9 +21,11 @@ from scheduler.report.words import (
     rate_text,
     setting_text,
     short_name,
+    sizes_text,
 )
 from scheduler.units import format_size
 
+_COLUMNS_THAT_FIT = 4
 LARGEST_PAGE = 2_000
 """Verdicts that a page or Markdown file shows one by one; CSV and JSON hold any number."""
 
@@ -38,8 +40,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Verdicts of a model: a row per machine, a column per precision, context and slots."""
+    """Verdicts of a model: machines one way; precision, context and slots the other way.
 
+    The shorter side runs across, so that the table fits a screen.
+    """
+
+    corner: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
 
@@ -60,12 +66,14 @@ class ModelView:
 
     facts: ModelFacts
     anchor: str
+    cells: Sequence[Cell]
     matrix: Matrix
     plans: Sequence[PlanView]
     plans_left_out: int
     curves: Sequence[Chart]
     lines_left_out: int
     answers: Sequence[Answers]
+    answers_left_out: int
 
     @property
     def charts(self) -> list[Chart]:
@@ -86,9 +94,9 @@ def title_of(report: Report) -> str:
     return f"{models} on {machines}"
 
 
-def lead_of(report: Report) -> str:
-    """The report's answer in one or two sentences."""
-    cells, first = report.cells, report.cells[0]
+def lead_of(cells: Sequence[Cell]) -> str:
+    """The answer of a sweep in one or two sentences."""
+    first = cells[0]
     if len(cells) == 1:
         return f"{_told(first)}; {limit_text(first.limit)}."
     running = [cell for cell in cells if cell.fits]
@@ -166,7 +174,9 @@ def answer_row(report: Report, answers: Answers) -> list[str]:
         *(gains.get(more, "no GPU") for more in MORE_VRAM_BYTES),
     ]
     if report.target_tokens_per_second is not None:
-        row.append(cheapest_text(answers, report.target_tokens_per_second))
+        row.append(
+            cheapest_text(answers.cheapest, answers.without_gpu, report.target_tokens_per_second)
+        )
     return row
 
 
@@ -184,19 +194,23 @@ def _model_view(report: Report, facts: ModelFacts) -> ModelView:
         for curve in report.curves
         if curve.setting.model == facts.name
     }
+    cells = [cell for cell in report.cells if cell.model == facts.name]
+    settings = len({(cell.machine, cell.gpu_precision, cell.cpu_precision) for cell in cells})
     names = {machine.name: _device_names(machine) for machine in report.machines}
     return ModelView(
         facts=facts,
         anchor=f"model-{number}",
+        cells=cells,
         matrix=_matrix(report, facts.name),
         plans=[
             _plan_view(f"{number}-{place}", drawn, answers, names[drawn.setting.machine])
             for place, drawn in enumerate(plans, start=1)
         ],
-        plans_left_out=len(answers) - len(plans),
+        plans_left_out=settings - len(plans),
         curves=curve_charts(report, facts.name),
-        lines_left_out=len(answers) - len(lines),
+        lines_left_out=settings - len(lines),
         answers=answers,
+        answers_left_out=settings - len(answers),
     )
 
 
@@ -220,12 +234,22 @@ def _plan_view(
 
 
 def _matrix(report: Report, model: str) -> Matrix:
-    rows: dict[str, list[Cell]] = {}
+    by_machine: dict[str, list[Cell]] = {}
     for cell in report.cells:
         if cell.model == model:
-            rows.setdefault(cell.machine, []).append(cell)
-    columns = [column_text(cell) for cell in next(iter(rows.values()))]
-    return Matrix(columns, list(rows.items()))
+            by_machine.setdefault(cell.machine, []).append(cell)
+    settings = [column_text(cell) for cell in next(iter(by_machine.values()))]
+    machines = [_machine_text(cells[0]) for cells in by_machine.values()]
+    if len(settings) <= max(len(machines), _COLUMNS_THAT_FIT):
+        return Matrix("GPU", settings, list(zip(machines, by_machine.values(), strict=True)))
+    rows = list(zip(settings, zip(*by_machine.values(), strict=True), strict=True))
+    return Matrix("at", machines, rows)
+
+
+def _machine_text(cell: Cell) -> str:
+    if not cell.vram_free_bytes:
+        return cell.machine
+    return f"{cell.machine} ({sizes_text(cell.vram_free_bytes)} free)"
 
 
 def _told(cell: Cell) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from scheduler.capacity import VERDICTS, Cell, Limit, Verdict
-from scheduler.report.document import Answers, Point, Setting
+from scheduler.inverse import Buy
+from scheduler.report.document import Point, Setting
 from scheduler.units import format_size
 
 VERDICT_WORDS: dict[Verdict, str] = {
@@ -132,13 +133,15 @@ def gain_text(now: Cell, then: Cell) -> str:
     return f"{blocks:+d} {'block' if abs(blocks) == 1 else 'blocks'}, {speed}"
 
 
-def cheapest_text(answers: Answers, target: float) -> str:
-    """The cheapest listed card that reaches the target, with its price, if it takes one."""
-    alone = answers.without_gpu.tokens_per_second_per_slot
-    if alone is not None and alone >= target:
-        return f"none: the CPU alone makes {rate_text(alone)} tok/s"
-    if answers.cheapest is None:
+def cheapest_text(buy: Buy | None, alone: Cell, target: float) -> str:
+    """The cheapest listed card that reaches the target, with its price, if it takes one.
+
+    `alone` is the same without any GPU.
+    """
+    without = alone.tokens_per_second_per_slot
+    if without is not None and without >= target:
+        return f"none: the CPU alone makes {rate_text(without)} tok/s"
+    if buy is None:
         return f"no listed card reaches {target:g} tok/s"
-    buy = answers.cheapest
     rate = rate_text(buy.cell.tokens_per_second_per_slot)
     return f"{short_name(buy.gpu)}, ${buy.price_usd:,} at launch: {rate} tok/s"

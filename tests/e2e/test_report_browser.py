@@ -184,12 +184,14 @@ def test_a_phone_scrolls_in_one_direction_only(opened: Opened) -> None:
     assert opened.complaints == []
 
 
-def test_paper_shows_the_wide_charts_and_no_controls(opened: Opened) -> None:
+def test_paper_is_white_and_shows_no_controls(opened: Opened) -> None:
     page = opened.page
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page.emulate_media(media="print", color_scheme="dark")
     assert luminance(colour(page, "body", "background-color")) > 0.9
-    assert page.locator(".plot .wide svg").first.is_visible()
+    assert page.locator(".plan .plot .wide svg").first.is_visible()
+    assert page.locator(".pair .plot .narrow svg").first.is_visible()
+    assert opened.number("document.documentElement.scrollWidth") <= opened.number("innerWidth")
     assert not page.locator("nav").is_visible()
     assert page.pdf()[:5] == b"%PDF-"
 

@@ -35,7 +35,7 @@ def test_a_hostile_report_survives_a_round_trip() -> None:
 
 
 def test_csv_holds_the_numbers_of_every_cell() -> None:
-    lines = list(csv.DictReader(io.StringIO(report_csv(REPORT), newline="")))
+    lines = list(csv.DictReader(io.StringIO(report_csv(REPORT.cells), newline="")))
     assert len(lines) == len(REPORT.cells) == 3 * 2 * 2 * 2
     for line, cell in zip(lines, REPORT.cells, strict=True):
         assert tuple(line) == CSV_COLUMNS
@@ -57,10 +57,10 @@ def test_csv_hands_no_formula_to_a_spreadsheet() -> None:
 
     hostile = hostile_study()
     models = [replace(hostile.models[0], name=start + "cmd") for start in "=+-@\t"]
-    text = report_csv(build_report(replace(hostile, models=models)))
+    text = report_csv(build_report(replace(hostile, models=models)).cells)
     for line in csv.reader(io.StringIO(text, newline="")):
         assert not line[0].startswith(("=", "+", "-", "@", "\t"))
-    (line, *_) = csv.DictReader(io.StringIO(report_csv(build_report(hostile)), newline=""))
+    (line, *_) = csv.DictReader(io.StringIO(report_csv(build_report(hostile).cells), newline=""))
     assert line["model"] == HOSTILE
 
 
