@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from scheduler.capacity import Cell, judge, stage_bytes
+from scheduler.capacity import judge, stage_bytes
+from scheduler.cell import Cell
 from scheduler.device_profiles import GpuProfile
 from scheduler.machine import Machine
 from scheduler.request import LARGEST_SLOTS, PlanRequest

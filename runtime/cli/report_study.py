@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scheduler.hardware import Host
     from scheduler.machine import Machine
     from scheduler.plan import Precision
-    from scheduler.report.build import Study
+    from scheduler.report.study import Study
     from scheduler.request import Policy
     from scheduler.wanted import Wanted
 
@@ -58,7 +58,7 @@ class Asked:
         from datetime import date
 
         from scheduler.profiles import load_gpus, load_model
-        from scheduler.report.build import Study
+        from scheduler.report.study import Study
 
         self._check()
         models = [load_model(name) for name in self.models]

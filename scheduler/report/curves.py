@@ -15,6 +15,7 @@ from scheduler.report.words import (
     rate_text,
     seconds_text,
     short_name,
+    slots_text,
 )
 from scheduler.units import GIB
 
@@ -218,7 +219,7 @@ def _amount(axis: Axis, x: int) -> str:
         return f"{x / GIB:.2f} GiB"
     if axis == "context":
         return f"{x:,} tokens"
-    return f"{x} {'slot' if x == 1 else 'slots'}"
+    return slots_text(x)
 
 
 def _alt(title: str, labels: list[str], curves: Sequence[Curve], measure: _Measure) -> str:

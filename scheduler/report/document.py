@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scheduler.capacity import Cell, Verdict
+from scheduler.cell import Cell, Verdict
 from scheduler.inverse import Buy, Most
 from scheduler.plan import Plan, Precision, Provenance
 

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Sequence
 from scheduler.errors import UserInputError
 from scheduler.plan import Plan
 from scheduler.report.document import PlanOf, Report
+from scheduler.report.summary import lead_of, title_of
 from scheduler.report.view import (
     LARGEST_PAGE,
     ModelView,
     answer_columns,
     answer_row,
     column_text,
-    lead_of,
     model_views,
-    title_of,
 )
 from scheduler.report.words import (
     MEANINGS,

@@ -11,15 +11,13 @@ from scheduler.report import words
 from scheduler.report.chart import Chart
 from scheduler.report.document import Report
 from scheduler.report.render import svg
+from scheduler.report.summary import figures_of, lead_of, title_of
 from scheduler.report.view import (
     LARGEST_PAGE,
     ModelView,
     answer_columns,
     answer_row,
-    figures_of,
-    lead_of,
     model_views,
-    title_of,
 )
 from scheduler.units import format_size
 
@@ -78,6 +76,7 @@ def report_html(report: Report) -> str:
         seconds_text=words.seconds_text,
         setting_text=words.setting_text,
         sizes_text=words.sizes_text,
+        slots_text=words.slots_text,
         format_size=format_size,
         answer_columns=answer_columns,
         answer_row=answer_row,
@@ -89,8 +88,7 @@ def report_html(report: Report) -> str:
 
 def _fixed_part(model: ModelView) -> str:
     setting = model.answers[0].setting
-    slots = "slot" if setting.slots == 1 else "slots"
-    return f"{setting.context_tokens:,} tokens and {setting.slots} {slots} unless varied"
+    return f"{setting.context_tokens:,} tokens and {words.slots_text(setting.slots)} unless varied"
 
 
 def _speed_provenance(model: ModelView) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scheduler.capacity import Verdict
+from scheduler.cell import Verdict
 
 
 @dataclass(frozen=True)

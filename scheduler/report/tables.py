@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
-from scheduler.capacity import Cell
+from scheduler.cell import Cell
 from scheduler.errors import UserInputError
 from scheduler.report.document import REPORT_SCHEMA, Report
 from scheduler.report.words import limit_text

@@ -5,37 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler.capacity import Cell
+from scheduler.cell import Cell
 from scheduler.inverse import MORE_VRAM_BYTES
 from scheduler.report.chart import Chart
 from scheduler.report.curves import curve_charts, report_index
 from scheduler.report.document import Answers, MachineFacts, ModelFacts, PlanOf, Report
-from scheduler.report.drawings import layer_map, memory_bars
+from scheduler.report.layer_map import layer_map
+from scheduler.report.memory_bars import memory_bars
 from scheduler.report.words import (
-    blocks_text,
     cheapest_text,
     gain_text,
-    limit_text,
     most_text,
     precision_text,
-    rate_text,
     setting_text,
     short_name,
     sizes_text,
+    slots_text,
 )
 from scheduler.units import format_size
 
 _COLUMNS_THAT_FIT = 4
 LARGEST_PAGE = 2_000
 """Verdicts that a page or Markdown file shows one by one; CSV and JSON hold any number."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number that a reader shall see first."""
-
-    value: str
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -87,71 +78,6 @@ def model_views(report: Report) -> list[ModelView]:
     return [_model_view(report, facts) for facts in report.models]
 
 
-def title_of(report: Report) -> str:
-    """Name models and machines, as many as a heading takes."""
-    models = _few([facts.name for facts in report.models], "models")
-    machines = _few([short_name(machine.name) for machine in report.machines], "machines")
-    return f"{models} on {machines}"
-
-
-def lead_of(cells: Sequence[Cell]) -> str:
-    """The answer of a sweep in one or two sentences."""
-    first = cells[0]
-    if len(cells) == 1:
-        return f"{_told(first)}; {limit_text(first.limit)}."
-    running = [cell for cell in cells if cell.fits]
-    resident = sum(cell.verdict == "resident" for cell in cells)
-    lead = f"{len(running):,} of {len(cells):,} combinations run, {resident:,} with every block on"
-    lead += " a GPU."
-    if running:
-        fastest = max(running, key=lambda cell: cell.tokens_per_second_per_slot or 0)
-        lead += f" The fastest: {_told(fastest)}."
-    return lead
-
-
-def figures_of(report: Report) -> list[Figure]:
-    """Four numbers for the top of the page."""
-    running = [cell for cell in report.cells if cell.fits]
-    figures = [Figure(f"{len(running):,} of {len(report.cells):,}", "combinations run")]
-    if len(report.cells) == 1:
-        cell = report.cells[0]
-        figures = [Figure(blocks_text(cell), "blocks on the GPU")]
-    if running:
-        fastest = max(running, key=lambda cell: cell.tokens_per_second_per_slot or 0)
-        rate = rate_text(fastest.tokens_per_second_per_slot)
-        where = f"{short_name(fastest.machine)}, {_precision(fastest)}"
-        figures.append(
-            Figure(f"{rate} tok/s", f"fastest a slot: {where} ({fastest.speed_provenance})")
-        )
-    least = min(report.answers, key=lambda answers: answers.vram_for_all_blocks_bytes)
-    figures.append(
-        Figure(
-            format_size(least.vram_for_all_blocks_bytes),
-            f"VRAM for all blocks of {least.setting.model} at"
-            f" {least.setting.gpu_precision} (estimated)",
-        )
-    )
-    cheapest = [answers.cheapest for answers in report.answers if answers.cheapest]
-    if cheapest:
-        buy = min(cheapest, key=lambda offer: offer.price_usd)
-        figures.append(
-            Figure(
-                f"${buy.price_usd:,}",
-                f"at launch, the cheapest card for {report.target_tokens_per_second:g} tok/s:"
-                f" {short_name(buy.gpu)}, {_precision(buy.cell)} (estimated)",
-            )
-        )
-    else:
-        longest = max(report.answers, key=lambda answers: answers.largest_context.count)
-        figures.append(
-            Figure(
-                f"{longest.largest_context.count:,}",
-                f"tokens, the largest context: {setting_text(longest.setting)} (estimated)",
-            )
-        )
-    return figures
-
-
 def answer_columns(report: Report) -> list[str]:
     """The inverse questions, in the order of `answer_row`."""
     columns = ["setting", "largest context", "most slots", "VRAM for all blocks", "and lm_head"]
@@ -182,7 +108,8 @@ def answer_row(report: Report, answers: Answers) -> list[str]:
 
 def column_text(cell: Cell) -> str:
     """What a column of the matrix is about: ``fp16 / fp32, 2,048 tokens, 1 slot``."""
-    return f"{_precision(cell)}, {cell.context_tokens:,} tokens, {cell.slots} {_slots(cell.slots)}"
+    precision = precision_text(cell.gpu_precision, cell.cpu_precision)
+    return f"{precision}, {cell.context_tokens:,} tokens, {slots_text(cell.slots)}"
 
 
 def _model_view(report: Report, facts: ModelFacts) -> ModelView:
@@ -250,27 +177,3 @@ def _machine_text(cell: Cell) -> str:
     if not cell.vram_free_bytes:
         return cell.machine
     return f"{cell.machine} ({sizes_text(cell.vram_free_bytes)} free)"
-
-
-def _told(cell: Cell) -> str:
-    blocks = f"{blocks_text(cell)} blocks on the GPU"
-    if cell.tokens_per_second is None:
-        return f"{cell.model} on {short_name(cell.machine)} at {_precision(cell)}: {blocks}"
-    return (
-        f"{cell.model} on {short_name(cell.machine)} at {_precision(cell)}, {blocks},"
-        f" {rate_text(cell.tokens_per_second_per_slot)} tok/s a slot ({cell.speed_provenance})"
-    )
-
-
-def _few(names: Sequence[str], kind: str) -> str:
-    if len(names) > 3:
-        return f"{len(names)} {kind}"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _precision(cell: Cell) -> str:
-    return precision_text(cell.gpu_precision, cell.cpu_precision)
-
-
-def _slots(count: int) -> str:
-    return "slot" if count == 1 else "slots"

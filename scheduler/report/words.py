@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.capacity import VERDICTS, Cell, Limit, Verdict
+from scheduler.cell import VERDICTS, Cell, Limit, Verdict
 from scheduler.inverse import Buy
 from scheduler.report.document import Point, Setting
 from scheduler.units import format_size
@@ -78,6 +78,11 @@ def count_text(parameters: int) -> str:
     if parameters >= 10**9:
         return f"{parameters / 1e9:.3g} billion"
     return f"{parameters / 1e6:.3g} million"
+
+
+def slots_text(count: int) -> str:
+    """``1 slot`` or ``4 slots``."""
+    return f"{count:,} {'slot' if count == 1 else 'slots'}"
 
 
 def where_text(where: str) -> str:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scheduler.capacity import Cell, judge, stage_bytes, sweep
+from scheduler.capacity import judge, stage_bytes, sweep
+from scheduler.cell import Cell
 from scheduler.errors import PlanError
 from scheduler.estimates import estimated_speeds
 from scheduler.hardware import Cpu, Gpu, Host
@@ -310,7 +311,7 @@ def test_remembered_bytes_are_the_memory_models(
 
 
 def test_verdicts_are_ordered_and_explained() -> None:
-    from scheduler.capacity import VERDICTS
+    from scheduler.cell import VERDICTS
 
     assert tuple(VERDICTS) == _BEST_FIRST
     assert isinstance(judge(PlanRequest(CHATGLM), machine()), Cell)

@@ -10,7 +10,7 @@ from scheduler.hardware import Cpu, Gpu, Host
 from scheduler.machine import Machine
 from scheduler.model import ModelSpec
 from scheduler.profiles import load_gpus, load_model
-from scheduler.report.build import Study
+from scheduler.report.study import Study
 from scheduler.request import Policy
 from scheduler.units import GIB
 
