@@ -29,14 +29,14 @@ def main(policies: list[Policy]) -> None:
     machines = [bare.with_card(card) for card in cards[:: len(cards) // CARDS][:CARDS]]
     models = [load_model(name) for name in model_names() if name != "tiny-glm"][:MODELS]
     for policy in policies:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         cells = list(sweep(models, machines, PRECISIONS, CONTEXTS, SLOTS, policy))
-        seconds = time.perf_counter() - started
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
         told = ", ".join(
             f"{verdict} {sum(cell.verdict == verdict for cell in cells):,}"
             for verdict in dict.fromkeys(cell.verdict for cell in cells)
         )
-        print(f"{policy}: {len(cells):,} cells in {seconds:.2f} s ({told})")
+        print(f"{policy}: {len(cells):,} cells in {seconds:.2f} s, {busy:.2f} s of it busy ({told})")
 
 
 if __name__ == "__main__":
