@@ -36,7 +36,9 @@ def main(policies: list[Policy]) -> None:
             f"{verdict} {sum(cell.verdict == verdict for cell in cells):,}"
             for verdict in dict.fromkeys(cell.verdict for cell in cells)
         )
-        print(f"{policy}: {len(cells):,} cells in {seconds:.2f} s, {busy:.2f} s of it busy ({told})")
+        print(
+            f"{policy}: {len(cells):,} cells in {seconds:.2f} s, {busy:.2f} s of it busy ({told})"
+        )
 
 
 if __name__ == "__main__":
