@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.bundle import Bundle, select_variant
 from scheduler.errors import PlanError
-from scheduler.memory import stage_memory
+from scheduler.memory import stage_peaks
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan, Precision, Stage
 from scheduler.units import format_size
@@ -97,6 +97,33 @@ def _file(bundle: Bundle, part: str, precision: Precision) -> Path:
     return bundle.file(selection.variant.files[0])
 
 
+def ram_needed(plan: Plan, spec: ModelSpec, launches: list[StageLaunch]) -> int:
+    """Bytes of RAM that all processes take together, with stages that fell back to the CPU there.
+
+    Estimated, as the plan is.
+    """
+    needed_bytes = plan.ram.needed_bytes
+    if all(launch.fallback is None for launch in launches):
+        return needed_bytes
+    peaks = []
+    for stage, launch in zip(plan.stages, launches, strict=True):
+        if launch.backend != "mnn:cpu":
+            continue
+        needed_bytes -= stage.memory.total_bytes if stage.device == "cpu" else stage.host_bytes
+        peaks.append(
+            stage_peaks(
+                spec,
+                "cpu",
+                len(stage.blocks),
+                stage.precision,
+                stage.lm_head_precision,
+                plan.context_tokens,
+                plan.slots,
+            )
+        )
+    return needed_bytes + max(map(sum, zip(*peaks, strict=True)))
+
+
 def check_ram(
     plan: Plan, spec: ModelSpec, launches: list[StageLaunch], available_bytes: int
 ) -> None:
@@ -104,26 +131,11 @@ def check_ram(
 
     Raises PlanError with the bytes needed and available and what would help.
     """
-    needed_bytes = plan.ram.needed_bytes
-    fallen = [
-        (stage, launch)
-        for stage, launch in zip(plan.stages, launches, strict=True)
-        if launch.fallback is not None
-    ]
-    for stage, _ in fallen:
-        on_cpu = stage_memory(
-            spec,
-            "cpu",
-            len(stage.blocks),
-            stage.precision,
-            stage.lm_head_precision,
-            plan.context_tokens,
-            plan.slots,
-        )
-        needed_bytes += on_cpu.total_bytes - stage.host_bytes
+    needed_bytes = ram_needed(plan, spec, launches)
     if needed_bytes <= available_bytes:
         return
-    cause = "".join(f" ({launch.device} {launch.fallback})" for _, launch in fallen)
+    fallen = [launch for launch in launches if launch.fallback is not None]
+    cause = "".join(f" ({launch.device} {launch.fallback})" for launch in fallen)
     remedy = "choose a lower --precision or a smaller --context"
     if fallen:
         remedy += ", or install an MNN built with that backend (README: GPU support)"

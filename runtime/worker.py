@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from runtime.allocator import return_freed_memory
 from runtime.shared_array import SharedArray
 from runtime.stage import Stage, Step
 from scheduler.errors import GlmPlanError
@@ -86,6 +87,7 @@ def worker_main(config: WorkerConfig, control: Connection) -> None:
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the parent, which then closes the pipe
     _silence_stdout()
+    return_freed_memory()
     try:
         _serve(config, control)
     except GlmPlanError as error:

@@ -30,13 +30,17 @@ KV_FIRST_STEP = 64
 
 # llama.cpp's developers report 107 MiB (RTX 4060 Ti) to 555 MiB (RTX PRO 6000) for a CUDA context.
 CUDA_CONTEXT_BYTES = 512 * MIB
-# Python with NumPy, MNN and a runtime manager: 47 MiB resident on Linux with Python 3.11.
-CPU_WORKER_BYTES = 64 * MIB
+# Python with NumPy, MNN and a runtime manager: 22 to 28 MiB on Linux with Python 3.11, without the
+# pages of libraries (30 MiB), which all processes share and `DRIVER_BYTES` counts.
+CPU_WORKER_BYTES = 40 * MIB
 # The same beside a CUDA context, whose driver and libraries hold host memory too (not measured).
 CUDA_WORKER_HOST_BYTES = 384 * MIB
-# The process with tokenizer, sampler and command line: 50 MiB resident. Pages of the mapped
-# embedding can be dropped at any time and do not count.
-DRIVER_BYTES = 64 * MIB
+# The process with tokenizer, sampler and command line, 31 MiB, Python's resource tracker, 6 MiB,
+# and libraries, 30 MiB. Pages of the mapped embedding can be dropped at any time: not counted.
+DRIVER_BYTES = 72 * MIB
+
+# What a loaded block takes beside its weights: its graph and small buffers.
+MODULE_BYTES = MIB // 2
 
 _FP32_BYTES = 4
 _FP16_BYTES = 2
@@ -93,69 +97,96 @@ def kv_capacity(context: int) -> int:
 def kv_cache_bytes(
     spec: ModelSpec, blocks: int, context: int, slots: int, bytes_per_value: int
 ) -> int:
-    """Compute the KV cache of `blocks` blocks at full capacity, and the copy of one that grows.
+    """Compute the KV cache of `blocks` blocks at full capacity, and what one block grows from.
 
-    `context` in tokens per slot.
+    `context` in tokens per slot. Blocks grow one after another, from at most half the capacity.
     """
     if blocks == 0:
         return 0
     capacity = kv_capacity(context)
     per_block = capacity * slots * block_kv_bytes_per_token(spec, bytes_per_value)
-    return (blocks + (1 if capacity > KV_FIRST_STEP else 0)) * per_block
+    return blocks * per_block + (per_block // 2 if capacity > KV_FIRST_STEP else 0)
 
 
 def prefill_bytes(spec: ModelSpec, context: int, bytes_per_value: int) -> int:
-    """Compute the activations of one block over a prompt that fills the context (estimated).
+    """Compute the activations of one block over a prompt that fills the context.
 
-    Four times the hidden states, three times the attention scores (joined, after softmax, split
-    again) over the prompt and one empty step of the cache, and the mask; or the feed-forward's
-    inner values where these are more. MNN 3.6.1 on x86 took 0.87 to 1.05 of this for prompts of 512
-    to 2,048 tokens at hidden size 1,024 and 4,096. Blocks run in turn and share this memory.
+    Attention takes eleven times the hidden states, twice the scores (joined, and after softmax)
+    over the prompt and one empty step of the cache, and the mask; the feed-forward seven times the
+    hidden states and twice its inner values. The larger one counts: MNN keeps this memory, and all
+    blocks share it. MNN 3.6.1 on x86 took 0.97 to 1.00 of this at int8 and int4 for prompts of 120
+    to 2,040 tokens at hidden size 4,096, whatever the number of threads.
     """
     seen = context + KV_FIRST_STEP
-    attention = 3 * spec.heads * seen + seen
-    feed_forward = spec.ffn_size * (3 if spec.gated_mlp else 2)
-    return context * (4 * spec.hidden_size + max(attention, feed_forward)) * bytes_per_value
+    attention = 11 * spec.hidden_size + 2 * spec.heads * seen + seen
+    return context * max(attention, _feed_forward_values(spec)) * bytes_per_value
 
 
-def new_kv_bytes(spec: ModelSpec, blocks: int, context: int, bytes_per_value: int) -> int:
-    """Compute the new keys and values of one full prompt, which all modules keep as outputs."""
-    return blocks * context * block_kv_bytes_per_token(spec, bytes_per_value)
+def fp32_prefill_bytes(spec: ModelSpec, context: int) -> int:
+    """Compute `prefill_bytes` on x86 with fp32 weights, whose products need scratch of their own.
+
+    MNN multiplies by Strassen's method; its scratch depends on tokens and threads in steps, and is
+    not always used again for something else. Twelve times the feed-forward's inner values bound
+    what 1 to 4 threads took; they took 0.4 to 1.0 of this from 250 tokens on.
+    """
+    products = context * (_feed_forward_values(spec) + 12 * spec.ffn_size) * _FP32_BYTES
+    return max(prefill_bytes(spec, context, _FP32_BYTES), products)
 
 
-def workspace_bytes(
+def _feed_forward_values(spec: ModelSpec) -> int:
+    return 7 * spec.hidden_size + spec.ffn_size * (3 if spec.gated_mlp else 2)
+
+
+def block_output_bytes(spec: ModelSpec, blocks: int, context: int, bytes_per_value: int) -> int:
+    """Compute hidden states, new keys and values of one full prompt: modules keep their outputs."""
+    per_token = block_kv_bytes_per_token(spec, bytes_per_value) + spec.hidden_size * bytes_per_value
+    return blocks * context * per_token
+
+
+def running_bytes(
+    spec: ModelSpec, kind: DeviceKind, blocks: int, precision: Precision, context: int
+) -> int:
+    """Compute what the blocks of a stage need beside weights and KV cache during a full prompt.
+
+    One slot prefills at a time.
+    """
+    if blocks == 0:
+        return 0
+    per_value = value_bytes(precision, kind)
+    outputs = block_output_bytes(spec, blocks, context, per_value)
+    if kind == "cpu" and precision in ("fp32", "fp16"):
+        return fp32_prefill_bytes(spec, context) + outputs
+    return prefill_bytes(spec, context, per_value) + outputs
+
+
+def logits_bytes(spec: ModelSpec, slots: int) -> int:
+    """Compute the bytes of one step's logits, fp32."""
+    return slots * spec.vocab_size * _FP32_BYTES
+
+
+def loading_bytes(
     spec: ModelSpec,
     kind: DeviceKind,
     blocks: int,
     precision: Precision,
     lm_head_precision: Precision | None,
-    context: int,
-    slots: int,
 ) -> int:
-    """Compute transient memory: prefill, new keys and values, logits; or a part's copy as it loads.
+    """Compute the most that loading a part takes beside its weights: copies of its largest matrix.
 
-    One slot prefills at a time. Loading holds a second copy of a part's largest matrix, and so does
-    MNN's fp32 matrix product on the CPU (Strassen's method; both measured).
+    One copy of fp32 weights, two of int8 and int4 (measured with MNN 3.6.1 on x86).
     """
-    running = loading = 0
+    copies = [0]
     if blocks:
-        per_value = value_bytes(precision, kind)
-        running = prefill_bytes(spec, context, per_value)
-        running += new_kv_bytes(spec, blocks, context, per_value)
-        loading = _largest_matrix_bytes(block_matrices(spec), precision, kind)
-        if kind == "cpu" and precision in ("fp32", "fp16"):
-            running += loading
+        copies.append(_loading_copy_bytes(block_matrices(spec), precision, kind))
     if lm_head_precision is not None:
-        running += slots * spec.vocab_size * _FP32_BYTES
-        head = _largest_matrix_bytes((lm_head_matrix(spec),), lm_head_precision, kind)
-        loading = max(loading, head)
-    return max(running, loading)
+        copies.append(_loading_copy_bytes((lm_head_matrix(spec),), lm_head_precision, kind))
+    return max(copies)
 
 
-def _largest_matrix_bytes(
+def _loading_copy_bytes(
     matrices: tuple[Matrix, ...], precision: Precision, kind: DeviceKind
 ) -> int:
-    bits = {"fp32": 32, "fp16": 32 if kind == "cpu" else 16, "int8": 8, "int4": 4}[precision]
+    bits = {"fp32": 32, "fp16": 32 if kind == "cpu" else 16, "int8": 16, "int4": 8}[precision]
     return max(matrix.rows * matrix.inner for matrix in matrices) * bits // 8
 
 
@@ -186,6 +217,28 @@ def gpu_host_bytes(
     return CUDA_WORKER_HOST_BYTES + max(parts)
 
 
+def stage_peaks(
+    spec: ModelSpec,
+    kind: DeviceKind,
+    blocks: int,
+    precision: Precision,
+    lm_head_precision: Precision | None,
+    context: int,
+    slots: int,
+) -> tuple[int, int]:
+    """Compute the most that a stage holds while it loads, and while it runs a full prompt.
+
+    Stages load all at once and run one after another, so these sums differ over several stages.
+    """
+    memory = stage_memory(spec, kind, blocks, precision, lm_head_precision, context, slots)
+    held = memory.total_bytes - memory.workspace_bytes
+    loading = loading_bytes(spec, kind, blocks, precision, lm_head_precision)
+    running = running_bytes(spec, kind, blocks, precision, context)
+    if lm_head_precision is not None:
+        running += logits_bytes(spec, slots)
+    return held - memory.kv_cache_bytes + loading, held + running
+
+
 def stage_memory(
     spec: ModelSpec,
     kind: DeviceKind,
@@ -196,12 +249,16 @@ def stage_memory(
     slots: int,
 ) -> StageMemory:
     """Itemise what a stage holds on its device; `lm_head_precision` None: lm_head is elsewhere."""
+    kv_cache = kv_cache_bytes(spec, blocks, context, slots, value_bytes(precision, kind))
+    running = running_bytes(spec, kind, blocks, precision, context)
+    if lm_head_precision is not None:
+        running += logits_bytes(spec, slots)
+    # Parts load before there is a cache.
+    loading = loading_bytes(spec, kind, blocks, precision, lm_head_precision) - kv_cache
     return StageMemory(
-        weights_bytes=blocks * held_block_bytes(spec, precision, kind),
+        weights_bytes=blocks * (held_block_bytes(spec, precision, kind) + MODULE_BYTES),
         lm_head_bytes=held_lm_head_bytes(spec, lm_head_precision, kind) if lm_head_precision else 0,
-        kv_cache_bytes=kv_cache_bytes(spec, blocks, context, slots, value_bytes(precision, kind)),
-        workspace_bytes=workspace_bytes(
-            spec, kind, blocks, precision, lm_head_precision, context, slots
-        ),
+        kv_cache_bytes=kv_cache,
+        workspace_bytes=max(running, loading),
         runtime_bytes=CPU_WORKER_BYTES if kind == "cpu" else CUDA_CONTEXT_BYTES,
     )

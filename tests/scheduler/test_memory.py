@@ -7,15 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.memory import (
+    MODULE_BYTES,
     DeviceKind,
+    block_output_bytes,
+    fp32_prefill_bytes,
     held_block_bytes,
     held_lm_head_bytes,
     hop_bytes,
     kv_cache_bytes,
     kv_capacity,
-    new_kv_bytes,
+    loading_bytes,
+    prefill_bytes,
     stage_memory,
-    workspace_bytes,
+    stage_peaks,
 )
 from scheduler.model import ModelSpec
 from scheduler.plan import Precision
@@ -98,18 +102,41 @@ def test_the_cache_grows_in_steps(context: int, capacity: int) -> None:
 
 def test_kv_cache_by_hand() -> None:
     a_block = 2048 * 2 * 4096 * 2  # tokens, keys and values, width, fp16
-    assert kv_cache_bytes(CHATGLM, 23, 2048, 1, 2) == 24 * a_block  # one more while it grows
-    assert kv_cache_bytes(CHATGLM, 23, 1025, 3, 2) == 3 * 24 * a_block
+    half = a_block // 2  # what the last block to grow still holds of its old cache
+    assert kv_cache_bytes(CHATGLM, 23, 2048, 1, 2) == 23 * a_block + half
+    assert kv_cache_bytes(CHATGLM, 23, 1025, 3, 2) == 3 * (23 * a_block + half)
     assert kv_cache_bytes(CHATGLM, 23, 64, 1, 2) == 23 * a_block // 32  # the first step never grew
     assert kv_cache_bytes(CHATGLM, 0, 2048, 1, 2) == 0
-    assert new_kv_bytes(CHATGLM, 23, 2048, 2) == 23 * a_block
 
 
-def test_loading_a_head_takes_it_twice() -> None:
-    """A stage that only holds lm_head peaks while loading, not while running."""
-    head = 130528 * 4096 * 4
-    assert workspace_bytes(CHATGLM, "cpu", 0, "fp32", "fp32", 2048, 1) == head
-    assert workspace_bytes(CHATGLM, "cpu", 0, "fp32", None, 2048, 1) == 0
+def test_what_blocks_return_by_hand() -> None:
+    per_token = (4096 + 2 * 4096) * 2  # hidden states, key and value, fp16
+    assert block_output_bytes(CHATGLM, 23, 2048, 2) == 23 * 2048 * per_token
+
+
+def test_prefill_by_hand() -> None:
+    """Short prompts are bound by the feed-forward, long ones by the scores."""
+    assert prefill_bytes(CHATGLM, 100, 4) == 100 * (7 * 4096 + 2 * 16384) * 4
+    assert prefill_bytes(CHATGLM, 2048, 4) == 2048 * (11 * 4096 + 65 * 2112) * 4
+    assert fp32_prefill_bytes(CHATGLM, 2048) == 2048 * (7 * 4096 + 14 * 16384) * 4
+
+
+def test_a_stage_that_only_loads() -> None:
+    """A stage that only holds lm_head peaks while loading; one that runs prompts, later."""
+    head = 130528 * 4096
+    assert loading_bytes(CHATGLM, "cpu", 0, "fp32", "fp32") == 4 * head
+    assert loading_bytes(CHATGLM, "cpu", 0, "int8", "int8") == 2 * head
+    assert loading_bytes(CHATGLM, "cpu", 5, "int4", None) == LARGEST_MATRIX
+    assert loading_bytes(CHATGLM, "cpu", 0, "fp32", None) == 0
+    alone = stage_memory(CHATGLM, "cpu", 0, "fp32", "fp32", 2048, 1)
+    assert alone.workspace_bytes == 4 * head
+    short = stage_memory(CHATGLM, "cpu", 5, "fp32", "fp32", 64, 1)
+    assert short.workspace_bytes == 4 * head - short.kv_cache_bytes
+
+
+def test_every_loaded_block_costs_a_little_beside_its_weights() -> None:
+    weights = stage_memory(CHATGLM, "cpu", 5, "int4", None, 64, 1).weights_bytes
+    assert weights == 5 * (held_block_bytes(CHATGLM, "int4", "cpu") + MODULE_BYTES)
 
 
 def test_hidden_states_between_stages() -> None:
@@ -135,7 +162,7 @@ def test_no_item_is_negative_and_more_never_takes_less(
     slots: int,
 ) -> None:
     def total_bytes(more_blocks: int, more_context: int, more_slots: int) -> int:
-        memory = stage_memory(
+        contents = (
             spec,
             kind,
             blocks + more_blocks,
@@ -144,9 +171,11 @@ def test_no_item_is_negative_and_more_never_takes_less(
             context + more_context,
             slots + more_slots,
         )
+        memory = stage_memory(*contents)
         items = memory.model_dump(exclude={"provenance", "total_bytes"}).values()
         assert min(items) >= 0
         assert memory.total_bytes == sum(items)
+        assert memory.total_bytes == max(stage_peaks(*contents))
         return memory.total_bytes
 
     base_bytes = total_bytes(0, 0, 0)
