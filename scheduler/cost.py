@@ -41,10 +41,14 @@ class WeightSpeed:
 
     `bytes_per_second` with one row. Each further row of the same pass adds `extra_row_share` of the
     first one's time: near 0 where memory is the limit, more where unpacking and arithmetic are.
+    Where they are known, `lm_head_bytes_per_second` holds for lm_head (one large matrix and nothing
+    small beside it) and `flops_per_second` for prefill with these weights.
     """
 
     bytes_per_second: float
     extra_row_share: float = 0.0
+    lm_head_bytes_per_second: float | None = None
+    flops_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class DeviceSpeed:
 
     def flops(self, precision: Precision) -> float:
         """Operations per second with weights of one precision."""
+        known = self.weights.get(precision)
+        if known is not None and known.flops_per_second is not None:
+            return known.flops_per_second
         own = self.fp32_flops_per_second if precision == "fp32" else None
         return own or self.flops_per_second
 
@@ -221,7 +228,8 @@ def lm_head_seconds(
 ) -> float:
     """Predict logits for the last position of `rows` slots."""
     read_bytes = read_lm_head_bytes(spec, precision, kind)
-    weights = _weight_seconds(read_bytes, rows * lm_head_flops(spec), speed, precision, rows)
+    rate = speed.weight_speed(precision).lm_head_bytes_per_second
+    weights = _weight_seconds(read_bytes, rows * lm_head_flops(spec), speed, precision, rows, rate)
     return weights + speed.block_overhead_seconds
 
 
@@ -323,10 +331,19 @@ def _lm_head_stage(stages: Sequence[PlacedStage]) -> int:
 
 
 def _weight_seconds(
-    read_bytes: int, flops: int, speed: DeviceSpeed, precision: Precision, rows: int
+    read_bytes: int,
+    flops: int,
+    speed: DeviceSpeed,
+    precision: Precision,
+    rows: int,
+    rate: float | None = None,
 ) -> float:
-    """Time of matrix products with `rows` rows: passes over the weights, or arithmetic if more."""
+    """Time of matrix products with `rows` rows: passes over the weights, or arithmetic if more.
+
+    `rate` replaces the one for blocks.
+    """
     weights = speed.weight_speed(precision)
     passes = 1 if speed.rows_per_pass is None else -(-rows // speed.rows_per_pass)
     reads = passes + (rows - passes) * weights.extra_row_share
-    return max(reads * read_bytes / weights.bytes_per_second, flops / speed.flops(precision))
+    reading = reads * read_bytes / (rate or weights.bytes_per_second)
+    return max(reading, flops / speed.flops(precision))

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("runtime.cli.chat", "Talk with a model in the terminal."),
     "devices": ("runtime.cli.devices", "Show GPUs, CPU, memory and the backends that really work."),
     "report": ("runtime.cli.report", "Tell what fits where, how fast, and what to change."),
+    "calibrate": ("runtime.cli.calibrate", "Measure how fast this machine runs real blocks."),
     "models": ("runtime.cli.models", "List the models that a plan can be made for."),
     "gpus": ("runtime.cli.gpus", "List GPUs with their published figures."),
     "export": ("runtime.cli.export", "Turn a checkpoint into a bundle that can be split."),

@@ -40,6 +40,7 @@ class Planning:
     slots: int | None
     policy: Policy
     objective: Objective
+    host_name: str | None = None
 
     def request(
         self,
@@ -92,6 +93,20 @@ class Planning:
 
     def machine(self) -> tuple[Host, Speeds | None]:
         """The host to plan for, and its speeds where more is known than the probe finds."""
+        from scheduler.calibrated import with_calibration
+
+        host, speeds = self._estimated()
+        gpus = max(len(self.wanted.vram_bytes or ()), 1)
+        named = [
+            name for name, flag in (("--gpu", self.wanted.gpus), ("--cpu", self.wanted.cpu)) if flag
+        ]
+        return with_calibration(host, speeds, self.host_name, named, self._is_here(), gpus)
+
+    def _is_here(self) -> bool:
+        """Whether the processor and its memory are this machine's."""
+        return self.wanted.cpu is None and self.wanted.ram_class is None
+
+    def _estimated(self) -> tuple[Host, Speeds | None]:
         host = self._measured()
         if self.wanted.nothing and not host.gpus:
             return host, None
@@ -145,6 +160,13 @@ def planning_options(
             metavar="SIZE|NAME",
             help="Installed RAM (32, 32GiB) or its class (dual DDR4-3200) instead of what is here;"
             " give both by repeating it.",
+        ),
+        click.option(
+            "--host",
+            "host_name",
+            metavar="NAME",
+            help="Speeds as `glm-plan calibrate` stored them under NAME.  [default: this machine's,"
+            " if it was calibrated]",
         ),
         click.option("--precision", type=_PRECISIONS, help="Of the weights on both sides."),
         click.option("--gpu-precision", type=_PRECISIONS, help="On GPUs only.  [default: fp16]"),
@@ -202,6 +224,7 @@ def planning_options(
             gpus: tuple[str, ...],
             cpu: str | None,
             rams: tuple[str, ...],
+            host_name: str | None,
             precision: str | None,
             gpu_precision: str | None,
             cpu_precision: str | None,
@@ -219,7 +242,8 @@ def planning_options(
             planning = Planning(
                 model=model,
                 wanted=wanted,
-                machine_words=words,
+                machine_words=(*words, *(("--host", host_name) if host_name else ())),
+                host_name=host_name,
                 gpu_precision=on_gpu,
                 cpu_precision=on_cpu,
                 reserve_bytes=None if reserve is None else parse_size(reserve, "--reserve"),

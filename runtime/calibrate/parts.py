@@ -1,0 +1,180 @@
+"""The blocks and heads that calibration runs: random, of full width, converted once and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+
+from scheduler.errors import UserInputError
+from scheduler.memory import held_block_bytes, loading_bytes
+from scheduler.model import ModelSpec, block_bytes, lm_head_bytes
+from scheduler.plan import Precision
+from scheduler.units import format_size
+
+WIDTHS = (4096, 2048, 1024, 512)
+HEAD_DIM = 128
+ROWS_PER_WIDTH = 4  # rows of the lm_head-like matrix: 16,384 at width 4,096
+_GRAPH_SOURCES = ("block_graph.py", "onnx_graph.py", "converter.py")
+# The converter's peak over the fp32 weights of a block, and the loaded blocks of all precisions.
+_RAM_SHARE = 0.5
+
+OnPart = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """One block and one head of a precision, as MNN opens them."""
+
+    block: Path
+    lm_head: Path
+
+
+def block_spec(width: int) -> ModelSpec:
+    """The geometry of a ChatGLM block of this width, with a small vocabulary."""
+    head_dim = min(HEAD_DIM, width // 4)
+    return ModelSpec(
+        name=f"calibration-{width}",
+        family="chatglm",
+        hidden_size=width,
+        ffn_size=4 * width,
+        blocks=1,
+        heads=width // head_dim,
+        kv_heads=width // head_dim,
+        head_dim=head_dim,
+        vocab_size=ROWS_PER_WIDTH * width,
+        max_context=2048,
+        norm="layer",
+        gated_mlp=False,
+        qkv_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        norms_per_block=2,
+        tied_embeddings=False,
+    )
+
+
+def choose_width(available_bytes: int) -> int:
+    """The widest block whose measurement takes at most half of the free RAM.
+
+    Raises UserInputError where even the narrowest does not fit.
+    """
+    for width in WIDTHS:
+        spec = block_spec(width)
+        held = sum(2 * held_block_bytes(spec, one, "cpu") for one in ("fp32", "int8", "int4"))
+        if held + loading_bytes(spec, "cpu", 1, "fp32", "fp32") <= _RAM_SHARE * available_bytes:
+            return width
+    raise UserInputError(
+        f"{format_size(available_bytes)} of RAM are available, too little to measure with; close"
+        " other programs and try again."
+    )
+
+
+def cache_dir() -> Path:
+    """The user's cache directory: GLM_PLAN_CACHE_DIR, or where the platform keeps such."""
+    own = os.environ.get("GLM_PLAN_CACHE_DIR")
+    if own:
+        return Path(own)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+        return Path(base or Path.home() / "AppData" / "Local") / "glm-plan"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "glm-plan"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base if base and Path(base).is_absolute() else Path.home() / ".cache") / "glm-plan"
+
+
+def calibration_parts(
+    width: int, precisions: Iterable[Precision], on_part: OnPart = lambda _: None
+) -> dict[Precision, PartFiles]:
+    """Find the parts in the cache, or make them there; those of other graphs or engines go.
+
+    Raises UserInputError without the extra `export` or disk, BundleError for the converter.
+    """
+    shelf = cache_dir() / "calibration"
+    folder = shelf / _fingerprint() / f"width-{width}"
+    wanted = list(precisions)
+    missing = [one for one in wanted if not (folder / one).is_dir()]
+    if missing:
+        _require_extra()
+        _make(shelf, folder, width, missing, on_part)
+    return {
+        one: PartFiles(folder / one / "block.mnn", folder / one / "lm_head.mnn") for one in wanted
+    }
+
+
+def _fingerprint() -> str:
+    """Names the graph and the engine, so that parts of an older program are not measured."""
+    digest = hashlib.sha256()
+    sources = Path(__file__).parents[1] / "export"
+    for name in _GRAPH_SOURCES:
+        digest.update((sources / name).read_bytes())
+    with contextlib.suppress(PackageNotFoundError):
+        digest.update(version("MNN").encode())
+    return digest.hexdigest()[:16]
+
+
+def _require_extra() -> None:
+    if find_spec("onnx") is None:
+        raise UserInputError(
+            "Calibrating builds a block and needs onnx for that: pip install 'glm-plan[export]'."
+        )
+
+
+def _make(
+    shelf: Path, folder: Path, width: int, precisions: list[Precision], on_part: OnPart
+) -> None:
+    from runtime.calibrate.random_parts import random_block, random_head
+    from runtime.export.block_graph import write_block, write_lm_head
+    from runtime.export.converter import convert
+    from runtime.export.request import choose_encodings
+
+    spec = block_spec(width)
+    _make_room(shelf, folder.parent, spec, precisions)
+    encodings = choose_encodings(spec, tuple(precisions), None)
+    with TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch:
+        graphs = Path(scratch)
+        on_part("random weights")
+        write_block(
+            graphs / "block.onnx", random_block(spec), heads=spec.heads, layernorm_epsilon=1e-5
+        )
+        write_lm_head(graphs / "lm_head.onnx", random_head(spec), layernorm_epsilon=1e-5)
+        for encoding in encodings:
+            made = graphs / encoding.precision
+            made.mkdir()
+            for part, size in (("block", block_bytes), ("lm_head", lm_head_bytes)):
+                on_part(f"{part} {encoding.precision}")
+                least = size(spec, encoding.precision, encoding.weight_block)
+                convert(graphs / f"{part}.onnx", made / f"{part}.mnn", encoding, least, Event())
+            folder.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # another calibration was faster
+                made.rename(folder / encoding.precision)
+
+
+def _make_room(shelf: Path, current: Path, spec: ModelSpec, precisions: list[Precision]) -> None:
+    try:
+        current.mkdir(parents=True, exist_ok=True)
+        for other in shelf.iterdir():
+            if other != current:
+                shutil.rmtree(other, ignore_errors=True)
+        free = shutil.disk_usage(current).free
+    except OSError as error:
+        raise UserInputError(
+            f"{shelf} cannot be written to: {error.strerror or error}; set GLM_PLAN_CACHE_DIR to"
+            " another directory."
+        ) from None
+    needed = sum(block_bytes(spec, one) + lm_head_bytes(spec, one) for one in ("fp32", *precisions))
+    if needed > free:
+        raise UserInputError(
+            f"{shelf} has {format_size(free)} free and calibrating needs {format_size(needed)}; set"
+            " GLM_PLAN_CACHE_DIR to another disk."
+        )

@@ -1,0 +1,123 @@
+"""One run of a bundle as a plan says, and what it took: a child process of the benches.
+
+`python -m tests.bench.one_run` reads its question as JSON from stdin and answers in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from runtime.bundle import open_bundle
+from runtime.bundle_spec import spec_of_bundle
+from runtime.cli.session import open_session
+from runtime.engine import Generation
+from runtime.launch import ram_needed
+from runtime.sampling import Sampling
+from scheduler.calibrated import with_calibration
+from scheduler.cost import StageParts, decode_seconds
+from scheduler.memory import stage_memory
+from scheduler.model import ModelSpec
+from scheduler.plan import Precision
+from scheduler.planner import make_plan
+from scheduler.probe import probe_host
+from scheduler.request import PlanRequest
+
+
+@dataclass(frozen=True)
+class Question:
+    """A configuration, and how much of its context a run fills: prompt, then one token a step."""
+
+    bundle: str
+    gpu_precision: Precision
+    cpu_precision: Precision
+    gpu_blocks: int
+    context: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+def answer(question: Question) -> dict[str, object]:
+    """Run it; bytes as predicted and as Linux counts them, seconds of prefill and of each step."""
+    bundle = open_bundle(Path(question.bundle))
+    spec = spec_of_bundle(bundle)
+    request = PlanRequest(
+        spec,
+        gpu_precision=question.gpu_precision,
+        cpu_precision=question.cpu_precision,
+        gpu_blocks=question.gpu_blocks,
+        context=question.context,
+    )
+    plan = make_plan(request, probe_host())
+    ids = [7 + number % 50 for number in range(question.prompt_tokens)]
+    generation = Generation()
+    with open_session(plan, spec, bundle) as session:
+        tokens = session.engine.generate(ids, Sampling(), question.new_tokens, generation)
+        next(tokens)
+        after_prompt = _pss_of_all()  # stages keep what they needed until the next step
+        for _ in tokens:
+            pass
+        workers = session.engine.pipeline.process_ids
+        return {
+            "predicted_bytes": ram_needed(plan, spec, session.launches),
+            "after_prompt_bytes": after_prompt,
+            "after_steps_bytes": _pss_of_all(),
+            "stages": [
+                {
+                    "predicted_bytes": stage_memory(
+                        spec,
+                        "cpu",
+                        len(stage.blocks),
+                        stage.precision,
+                        stage.lm_head_precision,
+                        question.context,
+                        1,
+                    ).total_bytes,
+                    # Hidden states are counted once for all; pages of libraries are shared.
+                    "peak_bytes": _kept(pid, "VmHWM")
+                    - _kept(pid, "RssShmem")
+                    - _kept(pid, "RssFile"),
+                }
+                for stage, pid in zip(plan.stages, workers, strict=True)
+            ],
+            "new_tokens": len(generation.token_ids),
+            "prefill_seconds": generation.prefill.total_seconds if generation.prefill else None,
+            "step_seconds": statistics.median(step.total_seconds for step in generation.decode),
+            "predicted_step_seconds": _step(question, spec.blocks, spec, request)
+            if question.new_tokens > 8
+            else None,
+        }
+
+
+def _step(question: Question, blocks: int, spec: ModelSpec, request: PlanRequest) -> float:
+    """Predict a step with every stage on the CPU, where this bench runs them all."""
+    _host, speeds = with_calibration(probe_host(), None, None, (), True, 1)
+    first, second = range(question.gpu_blocks), range(question.gpu_blocks, blocks)
+    stages = [StageParts("cpu", request.gpu_precision, first)] if first else []
+    stages.append(StageParts("cpu", request.cpu_precision, second, request.cpu_precision))
+    assert speeds is not None, "run glm-plan calibrate first"
+    return decode_seconds(stages, spec, speeds, question.context).total_seconds
+
+
+def _pss_of_all() -> int:
+    process = psutil.Process()
+    tree = [process, *process.children(recursive=True)]
+    return sum(one.memory_full_info().pss for one in tree)
+
+
+def _kept(pid: int, key: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.split(f"{key}:")[1].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    out = os.dup(1)
+    result = answer(Question(**json.loads(sys.stdin.read())))
+    with os.fdopen(out, "w") as pipe:
+        json.dump(result, pipe)
