@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from threading import Event
 
+from runtime.export.model_id import set_model_id
 from runtime.export.request import Encoding
 from scheduler.errors import BundleError
 
@@ -33,6 +34,8 @@ def convert(
     onnx_path: Path, mnn_path: Path, encoding: Encoding, least_bytes: int, stop: Event
 ) -> list[Path]:
     """Convert one graph; returns the files made: ``mnn_path`` and its weights beside it.
+
+    The same graph and encoding give the same bytes.
 
     ``least_bytes`` is what the weights must come to: a full disk goes unnoticed in the converter.
     Raises BundleError when the child fails, leaves a layer unquantised, or makes no whole file, and
@@ -55,6 +58,7 @@ def convert(
             f"Converting {onnx_path.stem} to MNN {encoding.precision} failed: {problem}; check free"
             " memory and disk space, its last lines were logged."
         )
+    set_model_id(mnn_path, weight_path)
     return [mnn_path, weight_path]
 
 

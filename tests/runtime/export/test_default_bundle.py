@@ -32,6 +32,8 @@ def made_now(tmp_path_factory):
 def test_same_checkpoint_same_weights(shipped, made_now):
     diff = diff_manifests(shipped.manifest, made_now.manifest)
     assert diff.same, (diff.facts, diff.pieces)
+    for file in shipped.manifest.files():
+        assert (shipped.path / file.path).read_bytes() == (made_now.path / file.path).read_bytes()
     assert shipped.manifest.source_sha256 == made_now.manifest.source_sha256
     assert shipped.manifest.source_precision == "fp16"  # hence lossless
 

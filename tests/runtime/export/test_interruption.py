@@ -181,3 +181,12 @@ def test_a_killed_export_leaves_no_bundle_and_can_resume(tmp_path, out, ending):
     assert again.returncode == 0
     assert len(json.loads(printed)["parts"]) == 31
     open_bundle(out, verify=True)
+    whole = tmp_path / "whole"
+    export_bundle(ExportRequest(tmp_path / "c", whole, ("fp16",), jobs=2))
+    assert contents(out) == contents(whole)
+
+
+def contents(bundle):
+    return {
+        file.relative_to(bundle): file.read_bytes() for file in bundle.rglob("*") if file.is_file()
+    }

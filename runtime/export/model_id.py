@@ -1,0 +1,64 @@
+"""The id inside an .mnn file: the converter draws it at random; we derive it from the contents.
+
+Exports of the same weights are then the same bytes, so a checksum tells whether two bundles are
+equal. MNN names its caches of repacked weights by this id, so files that differ need ids that do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import uuid
+from pathlib import Path
+
+from scheduler.errors import BundleError
+
+# `Net.mnn_uuid` is the twelfth field of MNN's root table (schema/default/MNN.fbs).
+_ID_FIELD = 11
+_ID_PATTERN = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CHUNK_BYTES = 1 << 20
+
+
+def set_model_id(mnn_path: Path, weight_path: Path) -> None:
+    """Replace the random id of ``mnn_path`` by one that both files' contents determine.
+
+    Raises BundleError where the id is not where MNN 3's schema has it; the file is then unchanged.
+    """
+    graph = bytearray(mnn_path.read_bytes())
+    place = _id_place(graph)
+    if place is None:
+        raise BundleError(
+            f"{mnn_path.name} has no id where MNN 3 keeps it; this MNN writes another format:"
+            " install the version that constraints.txt names."
+        )
+    graph[place] = b"0" * (place.stop - place.start)
+    digest = hashlib.sha256(graph)
+    with weight_path.open("rb") as weights:
+        while chunk := weights.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    graph[place] = str(uuid.UUID(bytes=digest.digest()[:16])).encode("ascii")
+    mnn_path.write_bytes(graph)
+
+
+def _id_place(graph: bytes | bytearray) -> slice | None:
+    """Where the id's characters are: root table, its vtable, the field, the string it points to."""
+    try:
+        (root,) = struct.unpack_from("<I", graph, 0)
+        (to_vtable,) = struct.unpack_from("<i", graph, root)
+        vtable = root - to_vtable
+        (vtable_bytes,) = struct.unpack_from("<H", graph, vtable)
+        entry = 4 + 2 * _ID_FIELD
+        if vtable_bytes < entry + 2:
+            return None
+        (offset,) = struct.unpack_from("<H", graph, vtable + entry)
+        if not offset:
+            return None
+        field = root + offset
+        (to_string,) = struct.unpack_from("<I", graph, field)
+        start = field + to_string + 4
+        (length,) = struct.unpack_from("<I", graph, start - 4)
+    except struct.error:
+        return None
+    place = slice(start, start + length)
+    return place if _ID_PATTERN.fullmatch(graph[place]) else None
