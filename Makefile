@@ -27,11 +27,11 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[export]'
 	touch $@
 
-# PyTorch is large: tests that compare with it run where it is installed already, and in CI.
+# PyTorch is large: tests that compare with it or transformers run where they are, and in CI.
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[dev]'
 ifdef CI
-	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) torch transformers
 endif
 	touch $@
 
