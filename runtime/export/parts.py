@@ -39,11 +39,17 @@ class PartMaker:
         self._stop = Event()
 
     def make(self, missing: Mapping[str, list[Encoding]], jobs: int) -> None:
-        """Make each part's missing encodings, ``jobs`` parts at once.
+        """Make each part's missing encodings, ``jobs`` blocks at once, lm_head alone.
 
-        The first failure, or an interrupt, ends the others at once; what is finished stays
-        recorded. Raises what `Checkpoint` and `convert` raise.
+        lm_head takes six times the memory of a block. The first failure, or an interrupt, ends
+        the others at once; what is finished stays recorded. Raises what `Checkpoint` and `convert`
+        raise.
         """
+        blocks = {part: encodings for part, encodings in missing.items() if part != LM_HEAD}
+        self._make_together(blocks, jobs)
+        self._make_together({LM_HEAD: missing.get(LM_HEAD, [])}, 1)
+
+    def _make_together(self, missing: Mapping[str, list[Encoding]], jobs: int) -> None:
         with ThreadPoolExecutor(jobs, thread_name_prefix="export") as pool:
             futures = [pool.submit(self._make_part, *item) for item in missing.items()]
             try:

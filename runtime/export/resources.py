@@ -36,14 +36,14 @@ def work_bytes(spec: ModelSpec, part: str) -> int:
 
 
 def choose_jobs(spec: ModelSpec, asked: int | None, available_bytes: int, cores: int) -> int:
-    """How many conversions run at once: as asked, or what cores and free RAM allow (1 or more)."""
+    """How many blocks are converted at once: as asked, or what cores and free RAM allow.
+
+    At least 1; lm_head, which takes most, is converted alone.
+    """
     if asked is not None:
         return asked
-    head, block = converter_bytes(spec, "lm_head"), converter_bytes(spec, "block_0")
-    # The parent holds one part; one of the children may be at lm_head, the largest.
-    parent = max(work_bytes(spec, "lm_head"), work_bytes(spec, "block_0"))
-    spare = available_bytes - parent - max(head, block)
-    return max(1, min(cores, spec.blocks + 1, 1 + spare // block))
+    spare = available_bytes - work_bytes(spec, "block_0")  # the parent holds one block
+    return max(1, min(cores, spec.blocks, spare // converter_bytes(spec, "block_0")))
 
 
 def converter_bytes(spec: ModelSpec, part: str) -> int:

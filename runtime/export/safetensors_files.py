@@ -37,16 +37,20 @@ class SafetensorsFiles:
 
     def __init__(self, directory: Path) -> None:
         self.files, promised = list_shards(directory, SINGLE, INDEX)
-        self._handles: dict[str, Any] = {}
         self._home: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, str] = {}
         for file in self.files:
             handle = _open(file)
             for name in handle.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                if name in self._handles:
+                if name in self._home:
                     raise CheckpointError(
                         f"{name} is in both {self._home[name]} and {file}; expected one copy."
                     )
-                self._handles[name], self._home[name] = handle, file
+                header = handle.get_slice(name)
+                self._home[name] = file
+                self._shapes[name] = tuple(header.get_shape())
+                self._dtypes[name] = str(header.get_dtype())
         for name, file in promised.items():
             if self._home.get(name) != file:
                 raise CheckpointError(
@@ -55,22 +59,23 @@ class SafetensorsFiles:
 
     def names(self) -> list[str]:
         """All tensor names."""
-        return list(self._handles)
+        return list(self._home)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Dimensions of a tensor that `names` lists."""
-        return tuple(self._handles[name].get_slice(name).get_shape())
+        return self._shapes[name]
 
     def dtype(self, name: str) -> str:
         """NumPy's (or ml_dtypes') name of the tensor's type."""
-        stored = str(self._handles[name].get_slice(name).get_dtype())
-        return _DTYPES.get(stored, stored)
+        return _DTYPES.get(self._dtypes[name], self._dtypes[name])
 
     def read(self, name: str, rows: slice = slice(None)) -> npt.NDArray[Any]:
         """A copy of the tensor (or of some rows) in its own type."""
+        # Opened anew each time: pages that were read count as ours for as long as a file is mapped.
+        handle = _open(self._home[name])
         if not self.shape(name):
-            return np.asarray(self._handles[name].get_tensor(name))
-        return np.asarray(self._handles[name].get_slice(name)[rows])
+            return np.asarray(handle.get_tensor(name))
+        return np.asarray(handle.get_slice(name)[rows])
 
     def where(self, name: str) -> Path:
         """The file that holds the tensor, for messages."""

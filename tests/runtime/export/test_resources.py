@@ -26,7 +26,7 @@ def test_estimates_cover_what_was_measured(spec):
 
 @pytest.mark.parametrize(
     ("available", "cores", "jobs"),
-    [(4 * GB, 16, 1), (9 * GB, 16, 1), (24 * GB, 2, 2), (24 * GB, 16, 11), (300 * GB, 128, 29)],
+    [(2 * GB, 16, 1), (4 * GB, 16, 2), (24 * GB, 2, 2), (9 * GB, 16, 5), (300 * GB, 128, 28)],
 )
 def test_jobs_follow_memory_and_cores(spec, available, cores, jobs):
     assert choose_jobs(spec, None, available, cores) == jobs
