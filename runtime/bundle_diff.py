@@ -27,8 +27,7 @@ class Fact:
 class Comparison:
     """A piece of the bundles: a part in one encoding, the embedding, or the tokenizer.
 
-    MNN stamps every conversion with a random id, so two exports of one checkpoint differ in their
-    graph files; "same weights" means that only those differ.
+    "Same weights" means that only graph files differ, as those of two MNN versions may.
     """
 
     piece: str

@@ -85,8 +85,8 @@ def verify(bundle: Path, as_json: bool) -> None:
 def diff(first: Path, second: Path, as_json: bool) -> None:
     """Compare two bundles by what their manifests say; exit code 1 when they differ.
 
-    Two exports of one checkpoint hold the same weights, in graph files that differ by the random id
-    that the converter puts in each: that counts as the same.
+    Two exports of one checkpoint by the same MNN are the same bytes; another version of MNN may
+    write other graph files around the same weights, which counts as the same.
     """
     from runtime.bundle import open_bundle
     from runtime.bundle_diff import diff_manifests
@@ -112,11 +112,15 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
 @click.argument("checkpoint", type=_BUNDLE)
 @click.option("--json", "as_json", is_flag=True, help=f"Print JSON ({CHECK_SCHEMA}).")
 def check(bundle: Path, checkpoint: Path, as_json: bool) -> None:
-    """Run every part of a bundle against the weights of its checkpoint, and show the errors."""
-    from runtime.cli.export import run_check, show_check
+    """Run every part of a bundle against the weights of its checkpoint, and show the errors.
+
+    Exit code 2 when a layer, keys, values or an output are further off than rounding explains.
+    """
+    from runtime.cli.export import require_close, run_check, show_check
 
     report = run_check(checkpoint, bundle)
     if as_json:
         click.echo(json.dumps({"schema": CHECK_SCHEMA} | dataclasses.asdict(report)))
     else:
         show_check(report)
+    require_close(report, bundle)

@@ -60,7 +60,10 @@ SCHEMA = "glm-plan/export/1"
     help="Conversions at once.  [default: what free RAM and the cores allow]",
 )
 @click.option(
-    "--check", is_flag=True, help="Then compare every part with the checkpoint's weights."
+    "--check",
+    is_flag=True,
+    help="Then compare every part with the checkpoint's weights; exit code 2 when one is too far"
+    " off.",
 )
 @click.option("--resume", is_flag=True, help="Keep what an interrupted export has finished.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
@@ -112,6 +115,8 @@ def command(
         click.echo(json.dumps(document(out, manifest, seconds) | checked, indent=1))
     elif report is not None:
         show_check(report)
+    if report is not None:
+        require_close(report, out)
 
 
 def export_and_report(checkpoint: Path, out: Path, precisions: Sequence[str]) -> Manifest:
@@ -143,6 +148,13 @@ def show_check(report: CheckReport) -> None:
     console = Console()
     for table in check_tables(report):
         console.print(table)
+
+
+def require_close(report: CheckReport, bundle: Path) -> None:
+    """Refuse a bundle whose errors rounding does not explain; BundleError."""
+    from runtime.export import check_gate
+
+    check_gate.require_close(report, bundle)
 
 
 def parse_precisions(text: str) -> tuple[Precision, ...]:

@@ -1,0 +1,44 @@
+"""Which errors of a check are too large to be rounding: the file then holds other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.export.check import CheckReport, PartCheck
+from scheduler.errors import BundleError
+
+LARGEST_ERROR: Mapping[str, float] = {"fp32": 1e-4, "fp16": 2e-3, "int8": 0.04, "int4": 0.2}
+"""Relative error that no linear layer, keys, values, output or logits may exceed, by precision.
+
+About twice what random weights, the hardest to round, give: int8 1.7 %, int4 at 128 weights per
+scale 12 %; fp16 rounds bf16 and fp32 checkpoints by up to 5e-4. Each layer is held to it: the
+block's output alone hides errors behind the residual.
+"""
+
+
+def require_close(report: CheckReport, bundle: Path) -> None:
+    """Refuse a report with an error beyond `LARGEST_ERROR`.
+
+    Raises BundleError that names the worst one.
+    """
+    beyond = [
+        (error / LARGEST_ERROR[_precision(part)], part, name, error)
+        for part in report.parts
+        for name, error in part.errors.items()
+        if not error <= LARGEST_ERROR[_precision(part)]  # NaN is too large as well
+    ]
+    if not beyond:
+        return
+    _, part, name, error = max(beyond, key=lambda one: one[0])
+    others = f"; {len(beyond) - 1} more are too far off" if len(beyond) > 1 else ""
+    raise BundleError(
+        f"{bundle}: {name} of {part.part} ({part.encoding}) is off by {error:.2%}, over the"
+        f" {LARGEST_ERROR[_precision(part)]:.2%} that rounding explains{others}; export it anew."
+    )
+
+
+def _precision(part: PartCheck) -> str:
+    """Of ``mnn int4 block 128, lm_head mnn fp16``: lm_head's for lm_head, else the first."""
+    blocks, _, head = part.encoding.partition(", lm_head ")
+    return (head if part.part == "lm_head" and head else blocks).split()[1]
