@@ -64,7 +64,7 @@ class Asked:
         models = [load_model(name) for name in self.models]
         return Study(
             models=list({model.name: model for model in models}.values()),
-            machines=self._machines(),
+            machines=list(map(self._calibrated, self._machines())),
             catalogue=load_gpus() if self.target_tps is not None else (),
             precisions=list(dict.fromkeys(map(read_precision, self.precisions))),
             contexts=list(dict.fromkeys(self.contexts)) or [None],
@@ -109,6 +109,17 @@ class Asked:
             host, speeds = plan_host(wanted, bare)
             machines.append(Machine(name_of(host), host, speeds))
         return list({machine.name: machine for machine in machines}.values())
+
+    def _calibrated(self, machine: Machine) -> Machine:
+        """The machine with the speeds that `glm-plan calibrate` found for this processor."""
+        from scheduler.calibrated import with_calibration
+        from scheduler.machine import Machine
+
+        is_here = self.cpu is None and not self.rams
+        host, speeds = with_calibration(
+            machine.host, machine.speeds, None, (), is_here, len(machine.host.gpus)
+        )
+        return Machine(machine.name, host, speeds or machine.speeds)
 
     def _wanted(self, around: Wanted) -> Iterable[Wanted]:
         """One machine for each --gpu, with the share of --vram that belongs to it."""

@@ -63,6 +63,21 @@ def test_a_plan_for_this_machine_takes_it_unasked(
     assert plan["speed"]["stages"][0]["source"] == measured.devices["cpu"].source
 
 
+def test_a_report_on_this_machine_takes_it_too(
+    home: dict[str, str], measured: HostProfile, tmp_path: Path
+) -> None:
+    source = measured.devices["cpu"].source
+
+    def report(*more: str) -> str:
+        out = tmp_path / "report.json"
+        done = glm_plan(home, "report", "--vram", "1", *more, "--out", str(out))
+        assert done.returncode == 0, done.stderr
+        return out.read_text()
+
+    assert source in report()
+    assert source not in report("--cpu", "ryzen 9 3900x")
+
+
 def test_parts_are_made_once(home: dict[str, str], measured: HostProfile) -> None:
     shelf = Path(home["GLM_PLAN_CACHE_DIR"])
     before = {file: file.stat().st_mtime_ns for file in shelf.rglob("*.weight")}
