@@ -36,10 +36,14 @@ SAMPLE_SECONDS = 0.05
 # GPU precision, CPU precision, GPU blocks of four, context.
 MEMORY: tuple[tuple[Precision, Precision, int, int], ...] = (
     ("int4", "int4", 0, 256),
+    ("int4", "int4", 0, 1024),
     ("int4", "int4", 2, 2048),
     ("int8", "int8", 0, 1024),
+    ("int8", "int8", 2, 2048),
     ("int8", "int8", 3, 512),
+    ("fp16", "fp16", 2, 256),
     ("fp16", "fp16", 1, 512),
+    ("fp32", "fp32", 0, 256),
     ("fp32", "fp32", 0, 1024),
     ("fp32", "fp32", 2, 2048),
     ("int4", "fp32", 2, 1024),
