@@ -17,6 +17,7 @@ from runtime.manifest import (
     Embedding,
     Engine,
     Geometry,
+    Layout,
     Manifest,
     Part,
     SpecialTokens,
@@ -58,6 +59,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    layout: Layout = "glm-plan"
 
     def file(self, file: BundleFile) -> Path:
         """Where a file of the manifest lies on disk."""
@@ -109,12 +111,19 @@ def read_manifest(path: Path) -> Manifest:
             f" {BUNDLE_SCHEMA!r}, export the checkpoint again."
         )
     try:
-        return Manifest.model_validate(document)
+        manifest = Manifest.model_validate(document)
     except ValidationError as error:
         raise BundleError(
             f"{manifest_path} is not usable: {validation_sentence(error)}; export the checkpoint"
             " again."
         ) from error
+    unsigned = [file.path for file in manifest.files() if file.sha256 is None]
+    if unsigned or manifest.source_sha256 is None:
+        raise BundleError(
+            f"{manifest_path} is not usable: {', '.join(unsigned[:1]) or 'source_sha256'} has no"
+            " checksum; export the checkpoint again."
+        )
+    return manifest
 
 
 def select_variant(

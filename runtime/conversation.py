@@ -7,7 +7,7 @@ from collections.abc import Generator
 from runtime.engine import Engine, Generation
 from runtime.prompt import build_prompt, chatglm_ids
 from runtime.sampling import Sampling
-from runtime.tokenizer import StreamDecoder, Tokenizer
+from runtime.tokenizer import StreamDecoder, TextCodec
 
 
 class Conversation:
@@ -18,7 +18,7 @@ class Conversation:
     question.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, system: str | None = None) -> None:
+    def __init__(self, engine: Engine, tokenizer: TextCodec, system: str | None = None) -> None:
         self.history: list[tuple[str, str]] = []
         self.dropped_rounds = 0
         self._engine = engine

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from runtime.article.greedy import require_greedy
 from runtime.bundle import Bundle
 from runtime.embedding import EmbeddingFile
 from runtime.launch import StageLaunch
@@ -56,6 +57,7 @@ class Engine:
         geometry = manifest.geometry
         self.context_tokens = min(context_tokens, geometry.max_context)
         self._end_id = manifest.tokens.eos
+        self._bundle = bundle
         self._embedding = EmbeddingFile(
             bundle.path / manifest.embedding.file.path, geometry.vocab_size, geometry.hidden_size
         )
@@ -71,8 +73,9 @@ class Engine:
         """Yield new token ids, without the end token, and record into `generation` as they come.
 
         `prompt_ids` end with [gMASK] and <sop>. Raises UserInputError when they do not fit the
-        context.
+        context, and for sampling where the model returns no logits.
         """
+        require_greedy(self._bundle, sampling)
         length = len(prompt_ids)
         if length >= self.context_tokens:
             raise UserInputError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.bundle import Bundle, select_variant
+from runtime.manifest import Layout
 from scheduler.errors import PlanError
 from scheduler.memory import stage_peaks
 from scheduler.model import ModelSpec
@@ -25,6 +26,7 @@ class StageLaunch:
     threads: int
     block_files: tuple[tuple[int, Path], ...]
     lm_head_file: Path | None
+    layout: Layout = "glm-plan"
 
     @property
     def block_span(self) -> str:
@@ -89,6 +91,7 @@ def _launch(
             (number, _file(bundle, f"block_{number}", stage.precision)) for number in stage.blocks
         ),
         lm_head_file=lm_head_file,
+        layout=bundle.layout,
     )
 
 

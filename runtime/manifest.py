@@ -11,6 +11,8 @@ from scheduler.plan import Precision
 BUNDLE_SCHEMA = "glm-plan/bundle/1"
 MANIFEST_NAME = "manifest.json"
 Engine = Literal["mnn", "ort"]
+Layout = Literal["glm-plan", "article"]
+"""How a folder's files are named and its graphs called: ours, or the article's of 2023."""
 
 
 class _Document(BaseModel):
@@ -20,11 +22,14 @@ class _Document(BaseModel):
 
 
 class BundleFile(_Document):
-    """One file of a bundle: path relative to the bundle, size in bytes, SHA-256 in hex."""
+    """One file of a bundle: path relative to the bundle, size in bytes, SHA-256 in hex.
+
+    Only a folder that came without a manifest has no checksums.
+    """
 
     path: str = Field(min_length=1, max_length=255)
     size_bytes: int = Field(gt=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Variant(_Document):
@@ -114,7 +119,7 @@ class Manifest(_Document):
     embedding: Embedding
     parts: list[Part]
     source_precision: Precision | Literal["bf16"] = Field(description="of the checkpoint's weights")
-    source_sha256: str = Field(
+    source_sha256: str | None = Field(
         pattern="^[0-9a-f]{64}$",
         description="of the checkpoint: configuration, tokenizer and weights",
     )

@@ -91,6 +91,7 @@ class Pipeline:
             max_positions=max_tokens + 1,
             block_files=launch.block_files,
             lm_head_file=launch.lm_head_file,
+            layout=launch.layout,
             input_name=self._boundaries[number].name,
             output_name=self._boundaries[number + 1].name,
             final_name=self._boundaries[-1].name,

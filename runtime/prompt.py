@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.tokenizer import Tokenizer
+from runtime.tokenizer import TextCodec
 
 
 def build_prompt(
@@ -26,7 +26,7 @@ def build_prompt(
     return "".join(rounds) + f"[Round {len(history)}]\n问：{questions[-1]}\n答："
 
 
-def chatglm_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+def chatglm_ids(tokenizer: TextCodec, prompt: str) -> list[int]:
     """Token ids of a prompt, then [gMASK] and <sop>: generation continues from there."""
     special = tokenizer.special
     return [*tokenizer.encode(prompt), special.gmask, special.bos]

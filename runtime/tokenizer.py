@@ -6,6 +6,7 @@ import codecs
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import sentencepiece
 
@@ -17,9 +18,21 @@ from scheduler.errors import CheckpointError
 NEWLINE, TAB = "<n>", "<|tab|>"
 LONGEST_BLANK = 80
 _BLANKS = re.compile(rf" {{2,{LONGEST_BLANK}}}")
-_BLANK_PIECE = re.compile(r"<\|blank_(\d{1,2})\|>")
-_WORD_START = "\u2581"  # SentencePiece's sign for a blank
+BLANK_PIECE = re.compile(r"<\|blank_(\d{1,2})\|>")
+WORD_START = "\u2581"  # SentencePiece's sign for a blank
 _UNKNOWN = " \u2047 "  # what SentencePiece prints for its piece <unk>
+
+
+class TextCodec(Protocol):
+    """What a conversation needs of a tokenizer."""
+
+    special: SpecialTokens
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes that one token stands for: none, part of a character, or a whole text."""
 
 
 class Tokenizer:
@@ -42,7 +55,7 @@ class Tokenizer:
             )
         self._special_ids = frozenset(special.model_dump().values())
         markup = [self._piece(token) for token in self._special_ids] + [NEWLINE, TAB]
-        patterns = [re.escape(text) for text in markup if len(text) > 1] + [_BLANK_PIECE.pattern]
+        patterns = [re.escape(text) for text in markup if len(text) > 1] + [BLANK_PIECE.pattern]
         self._markup = re.compile(f"(?={'|'.join(patterns)})")
 
     @classmethod
@@ -72,7 +85,7 @@ class Tokenizer:
         text = b"".join(parts).decode("utf-8", "replace")
         first = next((token for token, part in zip(ids, parts, strict=True) if part), None)
         # The blank that SentencePiece puts before every text is not part of it.
-        begins_word = first is not None and self._piece(first).startswith(_WORD_START)
+        begins_word = first is not None and self._piece(first).startswith(WORD_START)
         return text[1:] if begins_word else text
 
     def token_bytes(self, token: int) -> bytes:
@@ -88,8 +101,8 @@ class Tokenizer:
             return b"\n"
         if piece == TAB:
             return b"\t"
-        blanks = _BLANK_PIECE.fullmatch(piece)
-        text = " " * int(blanks.group(1)) if blanks else piece.replace(_WORD_START, " ")
+        blanks = BLANK_PIECE.fullmatch(piece)
+        text = " " * int(blanks.group(1)) if blanks else piece.replace(WORD_START, " ")
         return text.encode()
 
     def _encode_part(self, text: str, *, first: bool) -> list[int]:
@@ -117,7 +130,7 @@ class StreamDecoder:
     The texts returned by `push` and `finish` together are `postprocess(decode(all ids))`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TextCodec) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._answer = PostprocessStream()

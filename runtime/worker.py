@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 from runtime.allocator import return_freed_memory
+from runtime.article.stage import ArticleStage
+from runtime.manifest import Layout
 from runtime.shared_array import SharedArray
 from runtime.stage import Stage, Step
 from scheduler.errors import GlmPlanError
@@ -31,6 +33,7 @@ class WorkerConfig:
     max_positions: int
     block_files: tuple[tuple[int, Path], ...]  # block number and file, in order
     lm_head_file: Path | None
+    layout: Layout
     input_name: str  # shared memory: hidden states that come in, go out, and logits
     output_name: str
     final_name: str  # hidden states after the last block, which lm_head reads
@@ -127,14 +130,18 @@ def _serve(config: WorkerConfig, control: Connection) -> None:
         control.send(Done(time.perf_counter() - started))
 
 
-def _load(config: WorkerConfig, control: Connection) -> Stage:
+def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
     if config.cuda_device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = config.cuda_device
     # Imported here: the parent shares this module but must never load an engine.
     from runtime.backends.mnn import MnnBackend
+    from runtime.backends.mnn_article import ArticleBackend
 
-    backend = MnnBackend(
-        config.backend.partition(":")[2], config.threads, config.heads, config.head_dim
+    kind = config.backend.partition(":")[2]
+    backend = (
+        ArticleBackend(kind, config.threads, config.hidden_size)
+        if config.layout == "article"
+        else MnnBackend(kind, config.threads, config.heads, config.head_dim)
     )
     process = psutil.Process()
     for number, path in config.block_files:
@@ -143,4 +150,6 @@ def _load(config: WorkerConfig, control: Connection) -> Stage:
     if config.lm_head_file is not None:
         backend.load_lm_head(config.lm_head_file)
         control.send(Loaded("lm_head", process.memory_info().rss))
+    if isinstance(backend, ArticleBackend):
+        return ArticleStage(backend, config.vocab_size)
     return Stage(backend, config.head_dim, config.max_positions)

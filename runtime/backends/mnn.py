@@ -29,6 +29,22 @@ _get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
+def runtime_manager(kind: str, threads: int) -> Any:
+    """MNN's runtime manager of a stage on this kind of backend (cpu, cuda, ...)."""
+    # A GPU stage is planned for fp16 arithmetic; on a CPU (ARM) it would change answers.
+    precision = "high" if kind == "cpu" else "low"
+    return nn.create_runtime_manager(
+        (
+            {
+                "backend": kind.upper(),
+                "numThread": threads,
+                "precision": precision,
+                "memory": _LOW_MEMORY,
+            },
+        )
+    )
+
+
 class MnnBackend:
     """Blocks and lm_head behind one MNN runtime manager; the cache is host memory read in place.
 
@@ -39,18 +55,7 @@ class MnnBackend:
     def __init__(self, kind: str, threads: int, heads: int, head_dim: int) -> None:
         self._heads = heads
         self._head_dim = head_dim
-        # A GPU stage is planned for fp16 arithmetic; on a CPU (ARM) it would change answers.
-        precision = "high" if kind == "cpu" else "low"
-        self._manager = nn.create_runtime_manager(
-            (
-                {
-                    "backend": kind.upper(),
-                    "numThread": threads,
-                    "precision": precision,
-                    "memory": _LOW_MEMORY,
-                },
-            )
-        )
+        self._manager = runtime_manager(kind, threads)
         self._blocks: list[_Block] = []
         self._lm_head: Any = None
         self._inputs: dict[str, _HostVar] = {}

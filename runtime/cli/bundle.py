@@ -26,9 +26,9 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def inspect(bundle: Path, as_json: bool) -> None:
     """Show the model, its geometry, where it came from, and the size of every part."""
-    from runtime.bundle import open_bundle
+    from runtime.article.folder import open_model
 
-    manifest = open_bundle(bundle).manifest
+    manifest = open_model(bundle).manifest
     if as_json:
         click.echo(manifest.model_dump_json(indent=1, by_alias=True))
         return

@@ -28,7 +28,8 @@ def facts_table(manifest: Manifest) -> Table:
     table.add_row(
         "special tokens", ", ".join(f"{name} {one}" for name, one in tokens.model_dump().items())
     )
-    table.add_row("checkpoint", f"{manifest.source_precision}, sha256 {manifest.source_sha256}")
+    origin = f"sha256 {manifest.source_sha256}" if manifest.source_sha256 else "unknown"
+    table.add_row("checkpoint", f"{manifest.source_precision}, {origin}")
     table.add_row(
         "made by", ", ".join(f"{name} {one}" for name, one in manifest.made_by.items()) or "unknown"
     )

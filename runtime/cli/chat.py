@@ -27,6 +27,7 @@ def command(
     system: str | None,
 ) -> None:
     """Talk with a model; /reset starts over, /plan shows the placement, /quit leaves."""
+    from runtime.article.greedy import require_greedy
     from runtime.cli.plan_view import show
     from runtime.cli.session import open_session
     from runtime.cli.target import target_of
@@ -36,6 +37,7 @@ def command(
 
     sampling = Sampling(temperature, top_k, top_p, seed)
     plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
+    require_greedy(bundle, sampling)
     with open_session(plan, spec, bundle, system) as session:
         placed = ", ".join(f"{launch.device} {launch.block_span}" for launch in session.launches)
         click.echo(f"{plan.model}: blocks {placed}. /help for commands.", err=True)

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @planning_options(default_model="chatglm-6b")
 @click.option(
+    "--bundle",
+    "bundle_dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Plan for this exported model, with its own geometry and precisions.",
+)
+@click.option(
     "--explain", is_flag=True, help="Say why each device holds what it holds, and what more costs."
 )
 @click.option(
@@ -31,7 +38,12 @@ if TYPE_CHECKING:
     help="Also write the plan's JSON to FILE.",
 )
 def command(
-    planning: Planning, explain: bool, as_table: bool, as_json: bool, out: Path | None
+    planning: Planning,
+    bundle_dir: Path | None,
+    explain: bool,
+    as_table: bool,
+    as_json: bool,
+    out: Path | None,
 ) -> None:
     """Decide which blocks live on the GPU and which on the CPU.
 
@@ -49,11 +61,9 @@ def command(
     """
     from scheduler.plan_file import plan_json, write_plan
     from scheduler.planner import make_plan, planning_devices
-    from scheduler.profiles import load_model
 
-    spec = load_model(planning.model)
-    bundle = None if _ships(spec.name) else f"{spec.name}-bundle"
-    request = planning.request(spec, bundle)
+    request, export_to = _question(planning, bundle_dir)
+    spec = request.model
     host, speeds = planning.machine()
     plan = make_plan(request, host, speeds)
     if explain:
@@ -71,9 +81,28 @@ def command(
     else:
         from runtime.cli.plan_view import show
 
-        show(plan, bundle)
+        show(plan, export_to)
     if out is not None and not as_json:
         click.echo(f"Plan written to {out}.")
+
+
+def _question(planning: Planning, bundle_dir: Path | None) -> tuple[PlanRequest, str | None]:
+    """What to ask the planner, and where to export to first where there is no bundle yet."""
+    if bundle_dir is None:
+        from scheduler.profiles import load_model
+
+        spec = load_model(planning.model)
+        export_to = None if _ships(spec.name) else f"{spec.name}-bundle"
+        return planning.request(spec, export_to), export_to
+    from runtime.article.folder import open_model
+    from runtime.bundle_spec import spec_of_bundle
+    from runtime.cli.target import as_stored, refuse_model_beside_bundle, stored_precisions
+
+    refuse_model_beside_bundle(bundle_dir)
+    bundle = open_model(bundle_dir)
+    planning = as_stored(planning, bundle)
+    spec = spec_of_bundle(bundle)
+    return planning.request(spec, str(bundle_dir), stored_precisions(bundle)), None
 
 
 def _show_table(request: PlanRequest, plan: Plan, devices: Devices, as_json: bool) -> None:

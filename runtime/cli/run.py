@@ -40,6 +40,7 @@ def command(
     glm-plan run --gpu-blocks 5 "What is the capital of France?"
     glm-plan run --bundle DIR --vram 11 "Hello"
     """
+    from runtime.article.greedy import require_greedy
     from runtime.cli.interrupt import interruptible
     from runtime.cli.session import open_session
     from runtime.cli.target import target_of
@@ -50,6 +51,7 @@ def command(
     question = _question(prompt)
     sampling = Sampling(temperature, top_k, top_p, seed)
     plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
+    require_greedy(bundle, sampling)
     generation = Generation()
     with open_session(plan, spec, bundle, system) as session, interruptible() as interrupt:
         pieces = []

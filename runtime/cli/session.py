@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from runtime.article.longest_match import LongestMatchTokenizer
 from runtime.backends.proof import prove_backends
 from runtime.bundle import Bundle
 from runtime.conversation import Conversation
@@ -62,7 +63,8 @@ def open_session(
         if launch.fallback:
             click.echo(f"{launch.device}: {launch.fallback}", err=True)
     check_ram(plan, spec, launches, cpu.available_bytes)
-    tokenizer = Tokenizer.of_bundle(bundle)
+    article = bundle.layout == "article"
+    tokenizer = (LongestMatchTokenizer if article else Tokenizer).of_bundle(bundle)
     with _load_progress(launches) as on_progress:
         engine = Engine(bundle, launches, plan.context_tokens, on_progress)
     with engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,27 +64,28 @@ def target_of(
     Raises UserInputError for options that contradict each other, BundleError for a model that has
     no bundle, PlanError for a plan that is not one or belongs to another model.
     """
+    from runtime.article.folder import open_model
     from runtime.bundle import open_bundle
     from runtime.bundle_spec import spec_of_bundle
     from scheduler.plan_file import read_plan
 
     given = _given()
-    if bundle_dir is not None and "model" in given:
-        raise UserInputError("--bundle names a model already; leave --model out.")
+    refuse_model_beside_bundle(bundle_dir)
     if plan_file is not None and given & _PLANNING:
         name = sorted(given & _PLANNING)[0]
         flag = {"gpus": "gpu", "rams": "ram"}.get(name, name).replace("_", "-")
         raise UserInputError(f"--plan is a finished decision; leave --{flag} out or plan anew.")
     plan = read_plan(plan_file) if plan_file is not None else None
     if bundle_dir is not None:
-        bundle = open_bundle(bundle_dir)
+        bundle = open_model(bundle_dir)
     else:
         model = planning.model if plan is None or "model" in given else plan.model
         bundle = open_bundle(_shipped_bundle(model))
     spec = spec_of_bundle(bundle)
     if plan is None:
         directory = str(bundle_dir) if bundle_dir else None
-        return planning.plan(spec, directory, _stored(bundle)), spec, bundle
+        stored = stored_precisions(bundle)
+        return as_stored(planning, bundle).plan(spec, directory, stored), spec, bundle
     if (plan.model, plan.gpu_blocks + plan.cpu_blocks) != (spec.name, spec.blocks):
         raise UserInputError(
             f"{plan_file} plans {plan.model} with {plan.gpu_blocks + plan.cpu_blocks} blocks and"
@@ -92,7 +94,30 @@ def target_of(
     return plan, spec, bundle
 
 
-def _stored(bundle: Bundle) -> frozenset[Precision]:
+def refuse_model_beside_bundle(bundle_dir: Path | None) -> None:
+    """Raise UserInputError when the command line names a model twice."""
+    if bundle_dir is not None and "model" in _given():
+        raise UserInputError("--bundle names a model already; leave --model out.")
+
+
+def as_stored(planning: Planning, bundle: Bundle) -> Planning:
+    """The planning with the article's one precision where the user says none.
+
+    Fp16 needs no word: both defaults are served from it.
+    """
+    if bundle.layout != "article":
+        return planning
+    (only,) = stored_precisions(bundle)
+    if only == "fp16":
+        return planning
+    return dataclasses.replace(
+        planning,
+        gpu_precision=planning.gpu_precision or only,
+        cpu_precision=planning.cpu_precision or only,
+    )
+
+
+def stored_precisions(bundle: Bundle) -> frozenset[Precision]:
     """The precisions in which MNN files of every part are there."""
     return frozenset.intersection(
         *(
