@@ -27,12 +27,13 @@ from scheduler.plan import Precision
 
 EMBEDDING_NAME = "slim_word_embeddings_bf16.bin"
 LM_NAME = "lm.mnn"
-_BLOCK_NAME = re.compile(r"glm_block_(0|[1-9]\d{0,3})\.mnn")
+_BLOCK_NAME = re.compile(r"glm_block_(0|[1-9]\d{0,2})\.mnn")
 # ChatGLM-6B's constants, which no file of the export states.
 _HEAD_DIM = 128
 _FFN_WIDTHS = 4
 _MAX_CONTEXT = 2048
 _LAYERNORM_EPSILON = 1e-5
+_LARGEST_WIDTH = 1 << 14
 # Bytes per parameter. A graph adds about 1 MB, and int4 has a scale and a zero point per block.
 _BYTES_PER_PARAMETER: dict[Precision, float] = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 0.55}
 _LARGEST_MISFIT = 1.35
@@ -50,7 +51,11 @@ def is_article_export(path: Path) -> bool:
     if not path.is_dir() or (path / MANIFEST_NAME).exists():
         return False
     telling = (EMBEDDING_NAME, VOCABULARY_NAME)
-    return any(_BLOCK_NAME.fullmatch(one.name) or one.name in telling for one in path.iterdir())
+    try:
+        names = [one.name for one in path.iterdir()]
+    except OSError:
+        return False
+    return any(_BLOCK_NAME.fullmatch(name) or name in telling for name in names)
 
 
 def open_article_export(path: Path) -> Bundle:
@@ -89,7 +94,7 @@ def open_article_export(path: Path) -> Bundle:
         ],
         source_precision=precision,
         source_sha256=None,
-        made_by={"layout": "the article's export of 2023, without manifest and checksums"},
+        made_by={"exporter": "the article's, of 2023 (no manifest, no checksums)"},
     )
     return Bundle(path, manifest, "article")
 
@@ -130,7 +135,7 @@ def _file(path: Path, name: str) -> BundleFile:
 
 def _hidden_size(path: Path, embedding: BundleFile, tokens: int) -> int:
     hidden_size, rest = divmod(embedding.size_bytes, 2 * tokens)
-    if rest or hidden_size % 4 or not hidden_size:
+    if rest or hidden_size % 4 or not 0 < hidden_size <= _LARGEST_WIDTH:
         raise BundleError(
             f"{path / EMBEDDING_NAME} has {embedding.size_bytes} bytes, which is no bf16 row of"
             f" whole width for each of the {tokens} tokens in {VOCABULARY_NAME}; one of the two is"
@@ -167,4 +172,4 @@ def _name(path: Path, hidden_size: int, blocks: int) -> str:
     """The profile with the published rule, where it is that model; else the folder's name."""
     if (hidden_size, blocks) == (4096, 28):
         return "chatglm-6b"
-    return path.resolve().name or "article-export"
+    return path.resolve().name[:200] or "article-export"
