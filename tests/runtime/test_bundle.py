@@ -136,6 +136,8 @@ def test_other_schema_is_named(bundle):
         (("parts", 0, "variants", 0, "files"), []),
         (("parts", 0, "variants", 0, "files", 0, "size_bytes"), 0),
         (("parts", 0, "variants", 0, "files", 0, "sha256"), "abc"),
+        (("parts", 0, "variants", 0, "files", 0, "sha256"), None),
+        (("source_sha256",), None),
         (("parts", 0, "variants", 0, "precision"), "int3"),
         (("embedding", "file", "size_bytes"), 2),
         (("model",), ""),
