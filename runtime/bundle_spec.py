@@ -1,10 +1,11 @@
-"""What the planner sees of a bundle: its geometry as a ModelSpec."""
+"""What the planner sees of a bundle, and what a bundle states of a ModelSpec: its geometry."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from runtime.bundle import Bundle
+from runtime.manifest import Geometry
 from scheduler.errors import BundleError
 from scheduler.model import ModelSpec, ReserveRule
 from scheduler.profiles import load_model, model_names
@@ -40,6 +41,21 @@ def spec_of_bundle(bundle: Bundle) -> ModelSpec:
         tied_embeddings=False,  # a bundle keeps embedding and lm_head as parts of their own
     )
     return replace(spec, reserve_rule=_published_rule(spec))
+
+
+def geometry_of(spec: ModelSpec, layernorm_epsilon: float) -> Geometry:
+    """The geometry that a bundle of this model states; `spec_of_bundle` reads it back."""
+    return Geometry(
+        hidden_size=spec.hidden_size,
+        ffn_size=spec.ffn_size,
+        blocks=spec.blocks,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        vocab_size=spec.vocab_size,
+        max_context=spec.max_context,
+        layernorm_epsilon=layernorm_epsilon,
+    )
 
 
 def _published_rule(spec: ModelSpec) -> ReserveRule | None:

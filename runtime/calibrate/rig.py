@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runtime.bundle import Geometry
+from runtime.bundle_spec import geometry_of
 from runtime.calibrate.parts import PartFiles
 from runtime.launch import StageLaunch
 from runtime.pipeline import Pipeline, StepTime
@@ -68,7 +68,7 @@ class Rig:
         self._copies = copies * stages
         self._hidden_size = spec.hidden_size
         self._random = np.random.default_rng(0)
-        self._pipeline = Pipeline(launches, _geometry(spec), MOST_ROWS, MOST_TOKENS)
+        self._pipeline = Pipeline(launches, geometry_of(spec, 1e-5), MOST_ROWS, MOST_TOKENS)
 
     def fire(self, shot: Shot, times: int, series: Series) -> None:
         """Run a shot; a decode step is warmed up first, since only a new shape costs planning."""
@@ -89,20 +89,6 @@ class Rig:
     def close(self) -> None:
         """End its workers."""
         self._pipeline.close()
-
-
-def _geometry(spec: ModelSpec) -> Geometry:
-    return Geometry(
-        hidden_size=spec.hidden_size,
-        ffn_size=spec.ffn_size,
-        blocks=spec.blocks,
-        heads=spec.heads,
-        kv_heads=spec.kv_heads,
-        head_dim=spec.head_dim,
-        vocab_size=spec.vocab_size,
-        max_context=spec.max_context,
-        layernorm_epsilon=1e-5,
-    )
 
 
 def read_ram(threads: int, size_bytes: int) -> float:

@@ -17,7 +17,6 @@ from runtime.bundle import (
     MANIFEST_NAME,
     Bundle,
     Embedding,
-    Geometry,
     Manifest,
     Part,
     Tokenizer,
@@ -25,6 +24,7 @@ from runtime.bundle import (
     hash_file,
     open_bundle,
 )
+from runtime.bundle_spec import geometry_of
 from runtime.export.checkpoint import Checkpoint
 from runtime.export.files import copy_file, describe, publish, write_rows, write_synced
 from runtime.export.parts import LM_HEAD, PartMaker
@@ -89,7 +89,7 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
         PartMaker(checkpoint, workspace, spec, tracker).make(missing, jobs)
         manifest = Manifest(
             model=request.name or request.checkpoint.resolve().name,
-            geometry=_geometry(spec, checkpoint),
+            geometry=geometry_of(spec, checkpoint.config.layernorm_epsilon),
             tokens=checkpoint.tokens,
             tokenizer=Tokenizer(file=describe(workspace.path, tokenizer)),
             embedding=Embedding(file=describe(workspace.path, embedding)),
@@ -174,17 +174,3 @@ def _version(distribution: str) -> str:
     with suppress(PackageNotFoundError):
         return version(distribution)
     return "source tree"
-
-
-def _geometry(spec: ModelSpec, checkpoint: Checkpoint) -> Geometry:
-    return Geometry(
-        hidden_size=spec.hidden_size,
-        ffn_size=spec.ffn_size,
-        blocks=spec.blocks,
-        heads=spec.heads,
-        kv_heads=spec.kv_heads,
-        head_dim=spec.head_dim,
-        vocab_size=spec.vocab_size,
-        max_context=spec.max_context,
-        layernorm_epsilon=checkpoint.config.layernorm_epsilon,
-    )
