@@ -1,15 +1,50 @@
-"""How fast each pair of a head turns with position, with the scalings of published decoders."""
+"""Which pairs of a head turn with position, how fast, and how published decoders stretch that."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.export.decoder_config import Rotary, RotaryScaling
-
 DoubleArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RotaryScaling:
+    """How a checkpoint stretches its rotary frequencies to a longer context.
+
+    ``original_context`` is in tokens. ``low_frequency_factor`` and ``high_frequency_factor`` serve
+    llama3 alone; ``beta_fast``, ``beta_slow`` and ``attention_factor`` serve yarn alone, where None
+    stands for the factor that the YaRN paper gives, 0.1 ln(factor) + 1.
+    """
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float
+    original_context: int
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Which elements of a query or key are rotated, and how fast.
+
+    The first ``dim`` elements of a head turn. ``pairing`` says which two turn together in the
+    tensors as the source delivers them: ``halves`` i and i + dim / 2, ``neighbours`` 2i and 2i + 1,
+    ``two_halves`` ChatGLM-6B's: each half of the head by ``halves``, the first by position and the
+    second by block position.
+    """
+
+    pairing: Literal["halves", "neighbours", "two_halves"]
+    dim: int
+    base: float = 10000.0
+    scaling: RotaryScaling | None = None
 
 
 def rotary_speeds(rotary: Rotary) -> tuple[DoubleArray, float]:

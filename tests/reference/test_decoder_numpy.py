@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.export.decoder_config import DecoderConfig, Rotary
+from runtime.export.decoder_config import DecoderConfig
+from runtime.rotary import Rotary
 from tests.reference import decoder_numpy as reference
 
 HIDDEN, FFN, HEADS, KV_HEADS, DIM = 64, 96, 4, 2, 16

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.export.decoder_config import Rotary, RotaryScaling
-from runtime.rotary import rotary_speeds
+from runtime.rotary import Rotary, RotaryScaling, rotary_speeds
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 CASES = {

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from runtime.export.converter import convert
-from runtime.export.decoder_config import DecoderConfig, Rotary
+from runtime.export.decoder_config import DecoderConfig
 from runtime.export.decoder_graph import write_decoder_block
 from runtime.export.request import Encoding
 from runtime.export.weight_source import expected_shapes
+from runtime.rotary import Rotary
 from runtime.step_inputs import Row, attention_mask
 from scheduler.errors import CheckpointError
 from tests.reference import decoder_numpy as reference

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from runtime.export.decoder_config import DecoderConfig, Rotary
+from runtime.export.decoder_config import DecoderConfig
 from runtime.export.weight_source import Array, expected_shapes, require_tensors
+from runtime.rotary import Rotary
 from scheduler.errors import CheckpointError
 from scheduler.model import total_parameters
 from scheduler.profiles import load_model
