@@ -9,7 +9,7 @@ from scheduler.cost import Speeds
 from scheduler.errors import UserInputError
 from scheduler.estimates import estimated_speeds
 from scheduler.hardware import Host
-from scheduler.host_profile import load_host, matching_host
+from scheduler.host_store import load_host, matching_host
 
 
 def with_calibration(

@@ -1,31 +1,19 @@
-"""Host profiles: measured speeds of a machine under a name, in the user's configuration directory.
-
-`glm-plan calibrate` writes them; the planner takes the one that matches the machine it runs on, or
-the one that the user names.
-"""
+"""Host profile: measured speeds of a machine under a name, as a JSON document."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import os
 import re
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scheduler.cost import DeviceSpeed, HopSpeed, Speeds, WeightSpeed
-from scheduler.errors import UserInputError
-from scheduler.hardware import Cpu, Host
+from scheduler.hardware import Host
 from scheduler.plan import Precision
-from scheduler.profile_files import config_dir
-from scheduler.wording import near_matches, shorten
 
 HOST_SCHEMA: Final = "glm-plan/host/1"
-_LARGEST_FILE_BYTES = 1 << 20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _Rate = Annotated[float, Field(gt=0, lt=1e18, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)]
@@ -145,7 +133,7 @@ class HostProfile(_Document):
     """
 
     schema_: Literal["glm-plan/host/1"] = Field(HOST_SCHEMA, alias="schema")
-    name: str = Field(pattern=f"^{_NAME.pattern}$")
+    name: str = Field(pattern=f"^{HOST_NAME.pattern}$")
     made: str = Field(max_length=40, description="when, ISO 8601 in UTC")
     cpu: MeasuredCpu | None = None
     devices: dict[Annotated[str, Field(pattern=r"^(cpu|gpu[0-9]+)$")], DeviceConstants]
@@ -175,114 +163,3 @@ class HostProfile(_Document):
                 if model == constants.model_name:
                     devices[gpu] = constants.speed()
         return Speeds(devices, HopSpeed(self.hop.latency_seconds, self.hop.bytes_per_second))
-
-
-def hosts_dir() -> Path:
-    """Where host profiles are kept, one JSON file each."""
-    return config_dir() / "hosts"
-
-
-def host_names() -> list[str]:
-    """Names of all stored profiles."""
-    folder = hosts_dir()
-    return sorted(file.stem for file in folder.glob("*.json")) if folder.is_dir() else []
-
-
-def check_host_name(name: str) -> str:
-    """Return a name that can be a file's; raises UserInputError for others."""
-    if not _NAME.fullmatch(name):
-        raise UserInputError(
-            f"--name is {shorten(name)}; expected up to 64 letters, digits, dots, dashes and"
-            " underscores, beginning with a letter or digit."
-        )
-    return name
-
-
-def save_host(profile: HostProfile) -> Path:
-    """Write a profile so that readers see the old one or the whole new one; returns its file.
-
-    Raises UserInputError when it cannot be written.
-    """
-    folder = hosts_dir()
-    path = folder / f"{profile.name}.json"
-    part = folder / f".{profile.name}.{os.getpid()}.part"
-    text = json.dumps(profile.model_dump(mode="json", by_alias=True), indent=1) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise
-    except OSError as error:
-        raise UserInputError(
-            f"The profile cannot be written to {path}: {error.strerror or error}; set"
-            " GLM_PLAN_CONFIG_DIR to a directory that can be written to."
-        ) from None
-    return path
-
-
-def load_host(name: str) -> HostProfile:
-    """Read a stored profile by name; raises UserInputError for an unknown or damaged one."""
-    names = host_names()
-    if name not in names:
-        hint = near_matches(name, names) if names else "make one with `glm-plan calibrate`."
-        raise UserInputError(f"Host {shorten(name)} is unknown; {hint}")
-    return _read(hosts_dir() / f"{name}.json")
-
-
-def matching_host(cpu: Cpu) -> tuple[HostProfile | None, list[str]]:
-    """The newest profile measured on this processor with as many cores, and remarks on others.
-
-    A damaged file is left out with a remark, since nobody asked for it.
-    """
-    found: list[HostProfile] = []
-    remarks = []
-    for name in host_names():
-        try:
-            profile = _read(hosts_dir() / f"{name}.json")
-        except UserInputError as error:
-            remarks.append(f"{error} It is left out.")
-            continue
-        measured = profile.cpu
-        if measured and (measured.model_name, measured.usable_cores) == (
-            cpu.model_name,
-            cpu.usable_cores,
-        ):
-            found.append(profile)
-    return max(found, key=lambda profile: profile.made, default=None), remarks
-
-
-def _read(path: Path) -> HostProfile:
-    again = "make it anew with `glm-plan calibrate`."
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserInputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if len(content) > _LARGEST_FILE_BYTES:
-        raise UserInputError(f"{path} is over 1 MiB; {again}")
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        raise UserInputError(f"{path} is not JSON; {again}") from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != HOST_SCHEMA:
-        raise UserInputError(
-            f"{path} has schema {shorten(str(schema))}, expected {HOST_SCHEMA!r}; {again}"
-        )
-    try:
-        profile = HostProfile.model_validate(document)
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "the document"
-        what = fault["msg"].removeprefix("Value error, ")
-        raise UserInputError(f"{path}: {where}: {what[:1].lower()}{what[1:]}; {again}") from None
-    if profile.name != path.stem:
-        raise UserInputError(f"{path} names the host {shorten(profile.name)}; {again}")
-    return profile

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from scheduler.errors import PlanError, UserInputError
+from scheduler.json_file import first_fault, read_document, write_whole
 from scheduler.plan import PLAN_SCHEMA, Plan
 
-_LARGEST_FILE_BYTES = 16 << 20
+_LARGEST_MIB = 16
 
 
 def plan_json(plan: Plan) -> str:
@@ -21,25 +20,9 @@ def plan_json(plan: Plan) -> str:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan so that readers see the old file or the whole new one, never a part.
-
-    A path that is no regular file (a pipe, /dev/null) is written to directly. Raises UserInputError
-    when the file cannot be written.
-    """
-    text = plan_json(plan) + "\n"
-    target = path.resolve()
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    """Write a plan by `write_whole`; raises UserInputError when the file cannot be written."""
     try:
-        if target.exists() and not target.is_file():
-            target.write_text(text, encoding="ascii")
-            return
-        try:
-            part.write_text(text, encoding="ascii")
-            part.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise
+        write_whole(path, plan_json(plan) + "\n")
     except OSError as error:
         raise UserInputError(
             f"The plan cannot be written to {path}: {error.strerror or error}; name a file in a"
@@ -53,34 +36,9 @@ def read_plan(path: Path) -> Plan:
     Raises PlanError with one sentence: missing file, no JSON, another schema, a field that is
     wrong, stages that overlap or leave a gap.
     """
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise PlanError(f"The plan {path} cannot be read: {error.strerror or error}.") from None
-    if len(content) > _LARGEST_FILE_BYTES:
-        raise PlanError(f"{path} is over 16 MiB; a plan is a few KiB of JSON.")
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        raise PlanError(
-            f"{path} is not JSON; make a plan with `glm-plan plan --out {path}`."
-        ) from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != PLAN_SCHEMA:
-        found = f"schema {str(schema)[:60]!r}" if schema is not None else "no schema"
-        raise PlanError(
-            f"{path} has {found}, expected {PLAN_SCHEMA!r}; make the plan anew with"
-            " `glm-plan plan --out FILE`."
-        )
+    again = "make the plan anew with `glm-plan plan --out FILE`"
+    document = read_document(path, PLAN_SCHEMA, _LARGEST_MIB, PlanError, again)
     try:
         return Plan.model_validate(document)
     except ValidationError as error:
-        raise PlanError(f"{path} is not a sound plan: {_first_fault(error)}.") from None
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    what = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
+        raise PlanError(f"{path} is not a sound plan: {first_fault(error)}.") from None

@@ -61,7 +61,7 @@ def command(
     glm-plan calibrate --from measurements.csv --model chatglm-6b --name desktop
     glm-plan --host desktop --vram 11
     """
-    from scheduler.host_profile import check_host_name, save_host
+    from scheduler.host_store import check_host_name, save_host
 
     of_rows = {
         "--model": model,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from scheduler.hardware import Cpu
-from scheduler.host_profile import HostProfile, load_host, matching_host
+from scheduler.host_profile import HostProfile
+from scheduler.host_store import load_host, matching_host
 from tests.support.tiny import REPOSITORY
 
 
