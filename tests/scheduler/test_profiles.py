@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scheduler.device_profiles import GpuProfile
 from scheduler.errors import UserInputError
 from scheduler.names import find_name
-from scheduler.profile_files import config_dir, profile_files, read_profile
+from scheduler.profile_files import profile_files, read_profile
 from scheduler.profile_schema import ModelFile
 from scheduler.profiles import (
     find_cpu,
@@ -369,24 +369,6 @@ def test_any_toml_gives_a_profile_or_a_sentence(
             message = ""
         file.unlink()
         assert len(message) < 1000
-
-
-def test_config_directory_follows_the_platform(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert config_dir() == tmp_path
-    monkeypatch.delenv("GLM_PLAN_CONFIG_DIR")
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CONFIG_HOME", "/etc/xdg")
-    assert config_dir() == Path("/etc/xdg/glm-plan")
-    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")  # the XDG specification: ignore it
-    assert config_dir() == Path("/home/me/.config/glm-plan")
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert config_dir() == Path("/home/me/Library/Application Support/glm-plan")
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("APPDATA", "/c/Users/me/AppData/Roaming")
-    assert config_dir() == Path("/c/Users/me/AppData/Roaming/glm-plan")
 
 
 def test_profiles_need_neither_numpy_nor_mnn() -> None:
