@@ -107,11 +107,13 @@ def _flat(manifest: Manifest) -> dict[str, object]:
         "model": manifest.model,
         "source_precision": manifest.source_precision,
         "source_sha256": manifest.source_sha256,
+        "stop_ids": manifest.stop_ids,
+        "tokenizer.kind": manifest.tokenizer.kind,
         "tokenizer.id_offset": manifest.tokenizer.id_offset,
     }
     for group, values in (
         ("geometry", manifest.geometry.model_dump()),
-        ("tokens", manifest.tokens.model_dump()),
+        ("tokens", manifest.tokens.model_dump() if manifest.tokens else {}),
         ("made_by", manifest.made_by),
     ):
         flat |= {f"{group}.{name}": value for name, value in values.items()}

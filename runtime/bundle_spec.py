@@ -5,22 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from runtime.bundle import Bundle
-from runtime.manifest import Geometry
-from scheduler.errors import BundleError
+from runtime.geometry import Geometry
 from scheduler.model import ModelSpec, ReserveRule
 from scheduler.profiles import load_model, model_names
 
 
 def spec_of_bundle(bundle: Bundle) -> ModelSpec:
-    """The ModelSpec of a bundle; a profile of the same name and geometry adds its reserve rule.
-
-    Raises BundleError for a family that this version cannot run.
-    """
+    """The ModelSpec of a bundle; a profile of the same name and geometry adds its reserve rule."""
     geometry = bundle.manifest.geometry
-    if geometry.family != "chatglm":
-        raise BundleError(
-            f"{bundle.path} holds a model of family {geometry.family!r}; this version runs chatglm."
-        )
     spec = ModelSpec(
         name=bundle.manifest.model,
         family=geometry.family,
@@ -32,19 +24,20 @@ def spec_of_bundle(bundle: Bundle) -> ModelSpec:
         head_dim=geometry.head_dim,
         vocab_size=geometry.vocab_size,
         max_context=geometry.max_context,
-        norm="layer",
-        gated_mlp=False,
-        qkv_bias=True,
-        attention_output_bias=True,
-        mlp_bias=True,
-        norms_per_block=2,
+        norm=geometry.norm,
+        gated_mlp=geometry.gated_mlp,
+        qkv_bias=geometry.qkv_bias,
+        attention_output_bias=geometry.attention_output_bias,
+        mlp_bias=geometry.mlp_bias,
+        norms_per_block=geometry.norms_per_block,
         tied_embeddings=False,  # a bundle keeps embedding and lm_head as parts of their own
+        qk_norm=geometry.qk_norm,
     )
     return replace(spec, reserve_rule=_published_rule(spec))
 
 
 def geometry_of(spec: ModelSpec, layernorm_epsilon: float) -> Geometry:
-    """The geometry that a bundle of this model states; `spec_of_bundle` reads it back."""
+    """The geometry of a ChatGLM-6B of these sizes; `spec_of_bundle` reads it back."""
     return Geometry(
         hidden_size=spec.hidden_size,
         ffn_size=spec.ffn_size,

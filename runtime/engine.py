@@ -56,7 +56,8 @@ class Engine:
         manifest = bundle.manifest
         geometry = manifest.geometry
         self.context_tokens = min(context_tokens, geometry.max_context)
-        self._end_id = manifest.tokens.eos
+        self._end_ids = manifest.end_ids
+        self._prefix_mask = geometry.mask == "prefix"
         self._bundle = bundle
         self._embedding = EmbeddingFile(
             bundle.path / manifest.embedding.file.path, geometry.vocab_size, geometry.hidden_size
@@ -72,8 +73,8 @@ class Engine:
     ) -> Iterator[int]:
         """Yield new token ids, without the end token, and record into `generation` as they come.
 
-        `prompt_ids` end with [gMASK] and <sop>. Raises UserInputError when they do not fit the
-        context, and for sampling where the model returns no logits.
+        ChatGLM's `prompt_ids` end with [gMASK] and <sop>. Raises UserInputError when they do not
+        fit the context, and for sampling where the model returns no logits.
         """
         require_greedy(self._bundle, sampling)
         length = len(prompt_ids)
@@ -85,7 +86,7 @@ class Engine:
             )
         generation.started = time.perf_counter()
         generation.prompt_tokens = length
-        context_end, mask_position = length - 1, length - 2
+        context_end, mask_position = (length - 1, length - 2) if self._prefix_mask else (0, 0)
         cached, step_ids = 0, list(prompt_ids)
         while True:
             row = Row(cached, context_end, mask_position)
@@ -94,7 +95,7 @@ class Engine:
             cached += len(step_ids)
             token_id = choose(logits[0], sampling, len(generation.token_ids))
             self._record(generation, step_time)
-            if token_id == self._end_id:
+            if token_id in self._end_ids:
                 generation.finish_reason = "stop"
                 return
             generation.token_ids.append(token_id)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from runtime.geometry import Geometry
 from scheduler.plan import Precision
 
 BUNDLE_SCHEMA = "glm-plan/bundle/1"
@@ -59,34 +60,8 @@ class Part(_Document):
     variants: list[Variant] = Field(min_length=1)
 
 
-class Geometry(_Document):
-    """What the runtime must know of the model to shape its inputs; sizes in elements."""
-
-    family: Literal["chatglm"] = "chatglm"
-    hidden_size: int = Field(gt=0, le=1 << 17)
-    ffn_size: int = Field(gt=0, le=1 << 20)
-    blocks: int = Field(gt=0, le=1000)
-    heads: int = Field(gt=0, le=1 << 12)
-    kv_heads: int = Field(gt=0, le=1 << 12)
-    head_dim: int = Field(gt=0, le=1 << 14)
-    vocab_size: int = Field(gt=0, le=1 << 24)
-    max_context: int = Field(gt=0, le=1 << 24)
-    layernorm_epsilon: float = Field(gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _heads_fill_the_width(self) -> Geometry:
-        if self.heads * self.head_dim != self.hidden_size or self.kv_heads != self.heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not heads {self.heads} x head_dim"
-                f" {self.head_dim} with kv_heads {self.kv_heads} equal to heads"
-            )
-        if self.head_dim % 4:
-            raise ValueError(f"head_dim {self.head_dim} is not a multiple of four")
-        return self
-
-
 class SpecialTokens(_Document):
-    """Ids in the bundle's own numbering (after slimming, where the vocabulary was slimmed)."""
+    """ChatGLM's ids in the bundle's own numbering, after slimming where it was slimmed."""
 
     mask: int = Field(ge=0)
     gmask: int = Field(ge=0)
@@ -102,10 +77,19 @@ class Embedding(_Document):
 
 
 class Tokenizer(_Document):
-    """The SentencePiece model and how far its piece ids lie from the model's token ids."""
+    """How text becomes ids, and how messages become a prompt.
+
+    ``id_offset`` is how far token ids lie above the piece ids of a SentencePiece model. ``bos`` and
+    ``eos`` are the texts of the special tokens that a chat template names.
+    """
 
     file: BundleFile
+    kind: Literal["sentencepiece", "tokenizer.json"] = "sentencepiece"
     id_offset: int = Field(default=0, ge=0)
+    add_bos: bool = Field(default=False, description="whether plain text begins with bos")
+    bos: str | None = Field(default=None, max_length=200)
+    eos: str | None = Field(default=None, max_length=200)
+    chat_template: BundleFile | None = Field(default=None, description="a Jinja template")
 
 
 class Manifest(_Document):
@@ -114,7 +98,12 @@ class Manifest(_Document):
     schema_: Literal["glm-plan/bundle/1"] = Field(default="glm-plan/bundle/1", alias="schema")
     model: str = Field(min_length=1, max_length=200)
     geometry: Geometry
-    tokens: SpecialTokens
+    tokens: SpecialTokens | None = Field(
+        default=None, description="of ChatGLM; null in other families"
+    )
+    stop_ids: list[int] = Field(
+        default=[], max_length=64, description="end an answer; where none are given, tokens.eos"
+    )
     tokenizer: Tokenizer
     embedding: Embedding
     parts: list[Part]
@@ -135,10 +124,14 @@ class Manifest(_Document):
             kinds = [(one.engine, one.precision, one.weight_block) for one in part.variants]
             if len(set(kinds)) < len(kinds):
                 raise ValueError(f"{part.name} lists the same variant twice")
-        for token, number in self.tokens.model_dump().items():
-            if number >= geometry.vocab_size:
+        named = self.tokens.model_dump() if self.tokens else {}
+        named |= {f"stop_ids[{index}]": number for index, number in enumerate(self.stop_ids)}
+        if not named:
+            raise ValueError("neither tokens nor stop_ids say what ends an answer")
+        for token, number in named.items():
+            if not 0 <= number < geometry.vocab_size:
                 raise ValueError(
-                    f"token {token} is {number}, beyond vocab_size {geometry.vocab_size}"
+                    f"token {token} is {number}, outside vocab_size {geometry.vocab_size}"
                 )
         rows_bytes = geometry.vocab_size * geometry.hidden_size * 2
         if self.embedding.file.size_bytes != rows_bytes:
@@ -153,6 +146,13 @@ class Manifest(_Document):
         return self
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        if self.stop_ids or self.tokens is None:
+            return frozenset(self.stop_ids)
+        return frozenset({self.tokens.eos})
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files on disk, without the manifest."""
         return sum({file.path: file.size_bytes for file in self.files()}.values())
@@ -162,4 +162,6 @@ class Manifest(_Document):
         of_parts = [
             file for part in self.parts for variant in part.variants for file in variant.files
         ]
-        return [self.tokenizer.file, self.embedding.file, *of_parts]
+        template = self.tokenizer.chat_template
+        of_text = [self.tokenizer.file] if template is None else [self.tokenizer.file, template]
+        return [*of_text, self.embedding.file, *of_parts]

@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 import numpy as np
 
 from runtime.backends.protocol import FloatArray
-from runtime.bundle import Geometry
+from runtime.geometry import Geometry
 from runtime.launch import StageLaunch
 from runtime.shared_array import SharedArray
 from runtime.stage import Step
@@ -84,8 +84,9 @@ class Pipeline:
             backend=launch.backend,
             cuda_device=launch.cuda_device,
             threads=launch.threads,
-            heads=geometry.heads,
+            kv_heads=geometry.kv_heads,
             head_dim=geometry.head_dim,
+            rotary=geometry.turning,
             hidden_size=geometry.hidden_size,
             vocab_size=geometry.vocab_size,
             max_positions=max_tokens + 1,

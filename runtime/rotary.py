@@ -37,8 +37,8 @@ class Rotary:
 
     The first ``dim`` elements of a head turn. ``pairing`` says which two turn together in the
     tensors as the source delivers them: ``halves`` i and i + dim / 2, ``neighbours`` 2i and 2i + 1,
-    ``two_halves`` ChatGLM-6B's: each half of the head by ``halves``, the first by position and the
-    second by block position.
+    ``two_halves`` ChatGLM-6B's: each half of ``dim`` elements by ``halves`` and at the speeds of a
+    head of dim / 2, the first by position and the second by block position.
     """
 
     pairing: Literal["halves", "neighbours", "two_halves"]
@@ -50,10 +50,14 @@ class Rotary:
 def rotary_speeds(rotary: Rotary) -> tuple[DoubleArray, float]:
     """Radians per position of each pair, [dim / 2], and the factor of cosines and sines.
 
+    Of ChatGLM-6B's two halves, which are alike, one is given: [dim / 4].
+
     Llama 3's scaling keeps fast pairs, slows slow ones by the factor and blends between
     (transformers' ``llama3``); YaRN blends by index (Peng et al. 2023, sections 3.2 and 3.4).
     """
     dim, scaling = rotary.dim, rotary.scaling
+    if rotary.pairing == "two_halves":
+        dim //= 2
     speeds: DoubleArray = rotary.base ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
     if scaling is None:
         return speeds, 1.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.backends.protocol import Backend, FloatArray
-from runtime.step_inputs import RotaryTable, Row, attention_mask, positions
+from runtime.rotary import Rotary
+from runtime.step_inputs import RotaryTable, Row, attention_mask
 from scheduler.memory import kv_capacity
 
 
@@ -20,9 +21,9 @@ class Step:
 class Stage:
     """Runs one stage's blocks, and lm_head where it lives here, on a backend."""
 
-    def __init__(self, backend: Backend, head_dim: int, max_positions: int) -> None:
+    def __init__(self, backend: Backend, rotary: Rotary, max_positions: int) -> None:
         self._backend = backend
-        self._rotary = RotaryTable(head_dim, max_positions)
+        self._rotary = RotaryTable(rotary, max_positions)
 
     def forward(self, step: Step, hidden: FloatArray) -> FloatArray:
         """Hidden states [rows, tokens, hidden_size] after this stage; keys and values are kept."""
@@ -30,7 +31,7 @@ class Stage:
         longest = max(row.cached for row in rows)
         capacity = kv_capacity(longest)
         self._backend.reserve(len(rows), capacity)
-        cos, sin = self._rotary.at(positions(rows, step.new_tokens))
+        cos, sin = self._rotary.at(rows, step.new_tokens)
         mask = attention_mask(rows, step.new_tokens, capacity)
         write_at = [row.cached for row in rows]
         room = kv_capacity(longest + step.new_tokens)

@@ -1,4 +1,4 @@
-"""What a forward needs beside hidden states: mask, positions and rotary tables (ChatGLM's)."""
+"""What a forward needs beside hidden states: mask, positions and rotary tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from runtime.rotary import Rotary, rotary_speeds
+
 MASKED = np.float32(-10000.0)  # the published model's value; exp() of it is exactly 0 in fp32
-ROTARY_BASE = 10000.0
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -17,14 +18,14 @@ FloatArray = npt.NDArray[np.float32]
 class Row:
     """One sequence in the batch.
 
-    `cached`: tokens whose keys and values are in the cache. `context_end`: index of `<sop>`;
-    everything below it is seen by everyone. `mask_position`: index of `[gMASK]` (or `[MASK]`), the
-    position that generated tokens repeat.
+    `cached`: tokens whose keys and values are in the cache. The others are ChatGLM-6B's and stay 0
+    in causal families. `context_end`: index of `<sop>`; everything below it is seen by everyone.
+    `mask_position`: index of `[gMASK]` (or `[MASK]`), the position that generated tokens repeat.
     """
 
     cached: int
-    context_end: int
-    mask_position: int
+    context_end: int = 0
+    mask_position: int = 0
 
 
 def attention_mask(rows: list[Row], new_tokens: int, capacity: int) -> FloatArray:
@@ -44,7 +45,13 @@ def attention_mask(rows: list[Row], new_tokens: int, capacity: int) -> FloatArra
 
 
 def positions(rows: list[Row], new_tokens: int) -> npt.NDArray[np.int64]:
-    """Two-dimensional positions [rows, 2, new_tokens]: in the text, then in the generated block.
+    """Positions [rows, 1, new_tokens] of causal families: every token's index in its sequence."""
+    cached = np.array([row.cached for row in rows], np.int64)
+    return (cached[:, None] + np.arange(new_tokens))[:, None]
+
+
+def two_positions(rows: list[Row], new_tokens: int) -> npt.NDArray[np.int64]:
+    """ChatGLM-6B's positions [rows, 2, new_tokens]: in the text, then in the generated block.
 
     Below `context_end`: (index, 0). From there on: (index of the mask token, 1, 2, 3, ...).
     """
@@ -58,21 +65,19 @@ def positions(rows: list[Row], new_tokens: int) -> npt.NDArray[np.int64]:
 
 
 class RotaryTable:
-    """Cosines and sines for every position, computed once in double precision and kept as fp32.
+    """Cosines and sines for every position, computed once in double precision and kept as fp32."""
 
-    `head_dim` counts both halves of a ChatGLM head; each half is rotated over head_dim / 2
-    dimensions, so the table has head_dim / 4 frequencies.
-    """
+    def __init__(self, rotary: Rotary, max_positions: int) -> None:
+        speeds, factor = rotary_speeds(rotary)
+        angle = np.arange(max_positions, dtype=np.float64)[:, None] * speeds
+        self._positions = two_positions if rotary.pairing == "two_halves" else positions
+        self._cos = (np.cos(angle) * factor).astype(np.float32)
+        self._sin = (np.sin(angle) * factor).astype(np.float32)
 
-    def __init__(self, head_dim: int, max_positions: int) -> None:
-        rotary_dim = head_dim // 2
-        inverse_frequency = ROTARY_BASE ** (
-            -np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim
-        )
-        angle = np.arange(max_positions, dtype=np.float64)[:, None] * inverse_frequency
-        self._cos = np.cos(angle).astype(np.float32)
-        self._sin = np.sin(angle).astype(np.float32)
+    def at(self, rows: list[Row], new_tokens: int) -> tuple[FloatArray, FloatArray]:
+        """Cosine and sine of the new tokens, each [rows, 1, new_tokens, dim / 2].
 
-    def at(self, position: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-        """Cosine and sine for positions [rows, 2, tokens], each [rows, 2, tokens, head_dim / 4]."""
+        Of ChatGLM-6B's two halves, each [rows, 2, new_tokens, dim / 4].
+        """
+        position = self._positions(rows, new_tokens)
         return self._cos[position], self._sin[position]

@@ -60,8 +60,9 @@ class Tokenizer:
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Tokenizer:
-        """The tokenizer inside a bundle."""
+        """The tokenizer inside a bundle of ChatGLM."""
         manifest = bundle.manifest
+        assert manifest.tokens is not None
         path = bundle.file(manifest.tokenizer.file)
         return cls(path, manifest.tokens, manifest.tokenizer.id_offset)
 

@@ -14,6 +14,7 @@ import psutil
 from runtime.allocator import return_freed_memory
 from runtime.article.stage import ArticleStage
 from runtime.manifest import Layout
+from runtime.rotary import Rotary
 from runtime.shared_array import SharedArray
 from runtime.stage import Stage, Step
 from scheduler.errors import GlmPlanError
@@ -26,8 +27,9 @@ class WorkerConfig:
     backend: str  # what really runs: mnn:cpu, mnn:cuda
     cuda_device: str | None  # the one GPU that this process may see
     threads: int
-    heads: int
+    kv_heads: int
     head_dim: int
+    rotary: Rotary
     hidden_size: int
     vocab_size: int
     max_positions: int
@@ -141,7 +143,7 @@ def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
     backend = (
         ArticleBackend(kind, config.threads, config.hidden_size)
         if config.layout == "article"
-        else MnnBackend(kind, config.threads, config.heads, config.head_dim)
+        else MnnBackend(kind, config.threads, config.kv_heads, config.head_dim)
     )
     process = psutil.Process()
     for number, path in config.block_files:
@@ -152,4 +154,4 @@ def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
         control.send(Loaded("lm_head", process.memory_info().rss))
     if isinstance(backend, ArticleBackend):
         return ArticleStage(backend, config.vocab_size)
-    return Stage(backend, config.head_dim, config.max_positions)
+    return Stage(backend, config.rotary, config.max_positions)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from runtime.article.vocabulary import VOCABULARY_NAME, read_vocabulary, special_tokens
 from runtime.bundle import Bundle, open_bundle
+from runtime.geometry import Geometry
 from runtime.manifest import (
     MANIFEST_NAME,
     BundleFile,
     Embedding,
-    Geometry,
     Manifest,
     Part,
     Tokenizer,

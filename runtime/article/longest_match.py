@@ -44,6 +44,7 @@ class LongestMatchTokenizer:
     def of_bundle(cls, bundle: Bundle) -> LongestMatchTokenizer:
         """The tokenizer of an opened export, from its vocabulary."""
         manifest = bundle.manifest
+        assert manifest.tokens is not None
         return cls(read_vocabulary(bundle.file(manifest.tokenizer.file)), manifest.tokens)
 
     def encode(self, text: str) -> list[int]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from runtime.backends.protocol import FloatArray
 from runtime.stage import Step
-from runtime.step_inputs import attention_mask, positions
+from runtime.step_inputs import attention_mask, two_positions
 from scheduler.errors import EngineError
 
 IntArray = npt.NDArray[np.int32]
@@ -51,7 +51,7 @@ class ArticleStage:
             hidden_from = np.zeros((1, 1, 1, 1), np.int32)
         else:
             hidden_from = (attention_mask(rows, step.new_tokens, cached) != 0).astype(np.int32)
-        position_ids = positions(rows, step.new_tokens).astype(np.int32)
+        position_ids = two_positions(rows, step.new_tokens).astype(np.int32)
         result = self._blocks.forward(np.swapaxes(hidden, 0, 1), hidden_from, position_ids, cached)
         return np.swapaxes(result, 0, 1)
 

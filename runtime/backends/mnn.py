@@ -52,8 +52,8 @@ class MnnBackend:
     and hints between managers.
     """
 
-    def __init__(self, kind: str, threads: int, heads: int, head_dim: int) -> None:
-        self._heads = heads
+    def __init__(self, kind: str, threads: int, kv_heads: int, head_dim: int) -> None:
+        self._kv_heads = kv_heads
         self._head_dim = head_dim
         self._manager = runtime_manager(kind, threads)
         self._blocks: list[_Block] = []
@@ -130,7 +130,7 @@ class MnnBackend:
         return y
 
     def _keys_shape(self, rows: int, capacity: int) -> tuple[int, int, int, int]:
-        return rows, self._heads, self._head_dim, capacity
+        return rows, self._kv_heads, self._head_dim, capacity
 
     def lm_head(self, hidden: FloatArray) -> FloatArray:
         """Logits [rows, vocab_size] of hidden states [rows, hidden_size]."""
@@ -160,7 +160,7 @@ class _HostVar:
 class _Block:
     """One loaded block and its cache.
 
-    Keys are [rows, heads, head_dim, capacity], values [rows, heads, capacity, head_dim].
+    Keys are [rows, kv_heads, head_dim, capacity], values [rows, kv_heads, capacity, head_dim].
     """
 
     def __init__(self, module: Any, name: str) -> None:

@@ -38,8 +38,8 @@ class Backend(Protocol):
     ) -> FloatArray:
         """Run all blocks over hidden states [rows, tokens, hidden_size] and return the same shape.
 
-        `mask` is [rows, 1, tokens, capacity + tokens], `cos` and `sin` are [rows, 2, tokens,
-        head_dim / 4]. New keys and values of row r are stored from slot write_at[r] on, in a cache
+        `mask` is [rows, 1, tokens, capacity + tokens], `cos` and `sin` are as `RotaryTable.at`
+        gives them. New keys and values of row r are stored from slot write_at[r] on, in a cache
         grown to `capacity_after`.
         """
 

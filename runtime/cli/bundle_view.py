@@ -7,6 +7,7 @@ from itertools import groupby
 from rich.table import Table
 
 from runtime.bundle_diff import BundleDiff, encoding_name
+from runtime.geometry import Geometry
 from runtime.manifest import Manifest
 from scheduler.units import format_size
 
@@ -19,21 +20,25 @@ def facts_table(manifest: Manifest) -> Table:
     table.add_column(overflow="fold")
     table.add_row("family", geometry.family)
     table.add_row("blocks", str(geometry.blocks))
-    table.add_row(
-        "width", f"{geometry.hidden_size} ({geometry.heads} heads of {geometry.head_dim})"
-    )
+    table.add_row("width", f"{geometry.hidden_size} ({_heads(geometry)} of {geometry.head_dim})")
     table.add_row("feed-forward", str(geometry.ffn_size))
     table.add_row("vocabulary", str(geometry.vocab_size))
     table.add_row("longest context", str(geometry.max_context))
-    table.add_row(
-        "special tokens", ", ".join(f"{name} {one}" for name, one in tokens.model_dump().items())
-    )
+    if tokens is not None:
+        named = ", ".join(f"{name} {one}" for name, one in tokens.model_dump().items())
+        table.add_row("special tokens", named)
+    table.add_row("answers end at", ", ".join(map(str, sorted(manifest.end_ids))))
     origin = f"sha256 {manifest.source_sha256}" if manifest.source_sha256 else "unknown"
     table.add_row("checkpoint", f"{manifest.source_precision}, {origin}")
     table.add_row(
         "made by", ", ".join(f"{name} {one}" for name, one in manifest.made_by.items()) or "unknown"
     )
     return table
+
+
+def _heads(geometry: Geometry) -> str:
+    shared = geometry.kv_heads < geometry.heads
+    return f"{geometry.heads} heads{f', {geometry.kv_heads} of keys,' if shared else ''}"
 
 
 def sizes_table(manifest: Manifest) -> Table:

@@ -24,7 +24,7 @@ from runtime.export.checkpoint import Checkpoint
 from runtime.export.numpy_block import Sequence, block, gelu, linear, lm_head
 from runtime.export.request import OnProgress, Progress
 from runtime.export.weights import Array, BlockWeights
-from runtime.step_inputs import RotaryTable, Row, attention_mask, positions
+from runtime.step_inputs import RotaryTable, Row, attention_mask
 from runtime.tokenizer import Tokenizer
 from scheduler.errors import EngineError
 
@@ -84,6 +84,7 @@ def check_bundle(
     bundle = open_bundle(bundle_path)
     ids = _token_ids(bundle)
     tokens = bundle.manifest.tokens
+    assert tokens is not None
     sequence = Sequence(len(ids), ids.index(tokens.bos), ids.index(tokens.gmask))
     reference, chains = _embedded(Checkpoint(checkpoint), bundle, ids)
     names = [part.name for part in bundle.manifest.parts]
@@ -114,6 +115,7 @@ def check_bundle(
 def _token_ids(bundle: Bundle) -> list[int]:
     """Question, [gMASK], <sop>, answer; cut to what the model can hold."""
     tokenizer, tokens = Tokenizer.of_bundle(bundle), bundle.manifest.tokens
+    assert tokens is not None
     half = bundle.manifest.geometry.max_context // 2 - 2
     question, answer = tokenizer.encode(QUESTION)[:half], tokenizer.encode(ANSWER)[:half]
     return [*question, tokens.gmask, tokens.bos, *answer]
@@ -195,8 +197,8 @@ def _run_block(
 
     geometry = bundle.manifest.geometry
     batch = [Row(0, sequence.context, sequence.mask_position)] * len(rows)
-    table = RotaryTable(geometry.head_dim, geometry.max_context)
-    cos, sin = table.at(positions(batch, sequence.tokens))
+    table = RotaryTable(geometry.turning, geometry.max_context)
+    cos, sin = table.at(batch, sequence.tokens)
     heads, dim = geometry.heads, geometry.head_dim
     inputs = {
         "x": np.stack(rows),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.geometry import Geometry
 from runtime.rotary import Rotary
 
 
@@ -41,3 +42,29 @@ class DecoderConfig:
     qk_norm: bool = False
     tied_embeddings: bool = False
     sliding_window: int | None = None
+
+
+def geometry_of(config: DecoderConfig) -> Geometry:
+    """What the manifest of this decoder's bundle states."""
+    return Geometry(
+        family=config.family,
+        hidden_size=config.hidden_size,
+        ffn_size=config.ffn_size,
+        blocks=config.blocks,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_context=config.max_context,
+        layernorm_epsilon=config.norm_epsilon,
+        norm=config.norm,
+        activation=config.activation,
+        gated_mlp=config.gated_mlp,
+        residual=config.residual,
+        qkv_bias=config.qkv_bias,
+        attention_output_bias=config.attention_output_bias,
+        mlp_bias=config.mlp_bias,
+        qk_norm=config.qk_norm,
+        mask=config.mask,
+        rotary=config.rotary,
+    )

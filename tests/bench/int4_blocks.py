@@ -20,6 +20,7 @@ from runtime.bundle import open_bundle, select_variant
 from runtime.export.check import check_bundle
 from runtime.export.exporter import export_bundle
 from runtime.export.request import ExportRequest
+from runtime.rotary import Rotary
 from runtime.stage import Stage, Step
 from runtime.step_inputs import Row
 from scheduler.units import MIB
@@ -68,7 +69,7 @@ def stage_of(path: Path) -> Stage:
     """A stage that holds this one block on the CPU."""
     backend = MnnBackend("cpu", os.cpu_count() or 1, SHAPE.heads, SHAPE.hidden // SHAPE.heads)
     backend.load_block(path)
-    return Stage(backend, SHAPE.hidden // SHAPE.heads, 256)
+    return Stage(backend, Rotary("two_halves", SHAPE.hidden // SHAPE.heads), 256)
 
 
 def timed(stages: dict[int, Stage], rounds: int, steps: int) -> dict[int, list[float]]:

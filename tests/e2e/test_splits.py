@@ -80,10 +80,10 @@ def stages(bundle: Bundle) -> Iterator[Stage]:
     """Every block as a stage of its own, in this process."""
     geometry = bundle.manifest.geometry
     for number in range(geometry.blocks):
-        backend = MnnBackend("cpu", 1, geometry.heads, geometry.head_dim)
+        backend = MnnBackend("cpu", 1, geometry.kv_heads, geometry.head_dim)
         variant = select_variant(bundle.manifest, f"block_{number}", "mnn", "fp32").variant
         backend.load_block(bundle.file(variant.files[0]))
-        yield Stage(backend, geometry.head_dim, geometry.max_context)
+        yield Stage(backend, geometry.turning, geometry.max_context)
 
 
 def test_hidden_states_after_every_block_agree_with_the_reference(

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.bundle import open_bundle, read_manifest, select_variant
+from runtime.manifest import Manifest
+from runtime.rotary import Rotary
 from scheduler.errors import BundleError
 from tests.support.bundles import add_file, write_bundle, write_manifest
 
@@ -41,7 +43,17 @@ def test_complete_bundle_opens_and_verifies(bundle):
 def test_document_survives_its_own_json(bundle):
     manifest = read_manifest(bundle)
     again = json.loads(manifest.model_dump_json(by_alias=True))
-    assert again == json.loads((bundle / "manifest.json").read_text())
+    assert Manifest.model_validate(again) == manifest
+    written = json.loads((bundle / "manifest.json").read_text())
+    assert again["geometry"].items() >= written["geometry"].items()
+    assert (again["tokens"], again["parts"]) == (written["tokens"], written["parts"])
+
+
+def test_a_manifest_written_before_there_were_other_families_means_chatglm(bundle):
+    manifest = read_manifest(bundle)
+    assert manifest.geometry.turning == Rotary("two_halves", 16)
+    assert (manifest.geometry.mask, manifest.geometry.norm) == ("prefix", "layer")
+    assert (manifest.tokenizer.kind, manifest.end_ids) == ("sentencepiece", {95})
 
 
 def test_not_a_bundle(tmp_path):
@@ -127,7 +139,12 @@ def test_other_schema_is_named(bundle):
         (("geometry", "blocks"), 3),
         (("geometry", "blocks"), -1),
         (("geometry", "layernorm_epsilon"), 0),
-        (("geometry", "family"), "llama"),
+        (("geometry", "family"), "unheard"),
+        (("geometry", "mask"), "causal"),
+        (("geometry", "rotary"), {"pairing": "halves", "dim": 8}),
+        (("geometry", "rotary"), {"pairing": "two_halves", "dim": 7}),
+        (("stop_ids",), [96]),
+        (("tokens",), None),
         (("geometry", "vocab_size"), 97),
         (("tokens", "eos"), 96),
         (("tokens", "eos"), -1),

@@ -2,11 +2,11 @@
 
 import math
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.step_inputs import MASKED, RotaryTable, Row, attention_mask, positions
+from runtime.rotary import Rotary
+from runtime.step_inputs import MASKED, RotaryTable, Row, attention_mask, positions, two_positions
 
 
 def visible(query: int, key: int, context_end: int) -> bool:
@@ -40,17 +40,35 @@ def test_mask_follows_the_prefix_rule(
 
 def test_positions_of_a_prompt_and_of_the_tokens_after_it() -> None:
     # ids: a b c [gMASK] <sop>, so <sop> has index 4 and [gMASK] index 3.
-    prompt = positions([Row(0, 4, 3)], 5)
+    prompt = two_positions([Row(0, 4, 3)], 5)
     assert prompt.tolist() == [[[0, 1, 2, 3, 3], [0, 0, 0, 0, 1]]]
-    later = positions([Row(5, 4, 3), Row(9, 4, 3)], 1)
+    later = two_positions([Row(5, 4, 3), Row(9, 4, 3)], 1)
     assert later.tolist() == [[[3], [2]], [[3], [6]]]
 
 
+def test_a_causal_row_counts_from_its_first_token_and_sees_no_later_one() -> None:
+    rows = [Row(0), Row(3)]
+    assert positions(rows, 2).tolist() == [[[0, 1]], [[3, 4]]]
+    mask = attention_mask(rows, 2, 4)
+    assert (mask[0, 0] == 0).tolist() == [[False] * 4 + [True, False], [False] * 4 + [True, True]]
+    assert (mask[1, 0, 0] == 0).tolist() == [True, True, True, False, True, False]
+
+
 def test_rotary_table_holds_cosines_of_position_times_frequency() -> None:
-    table = RotaryTable(head_dim=32, max_positions=300)
-    cos, sin = table.at(np.array([[[0, 7, 299], [0, 1, 2]]]))
-    assert cos.shape == sin.shape == (1, 2, 3, 8)
+    table = RotaryTable(Rotary("two_halves", 32), max_positions=300)
+    cos, sin = table.at([Row(299, 290, 7)], 1)
+    assert cos.shape == sin.shape == (1, 2, 1, 8)
     for pair in range(8):
         frequency = 10000.0 ** (-2 * pair / 16)
-        assert math.isclose(cos[0, 0, 2, pair], math.cos(299 * frequency), abs_tol=1e-6)
-        assert math.isclose(sin[0, 1, 1, pair], math.sin(1 * frequency), abs_tol=1e-6)
+        assert math.isclose(cos[0, 0, 0, pair], math.cos(7 * frequency), abs_tol=1e-6)
+        assert math.isclose(sin[0, 1, 0, pair], math.sin(10 * frequency), abs_tol=1e-6)
+
+
+def test_rotary_table_of_a_causal_family_has_one_position() -> None:
+    table = RotaryTable(Rotary("halves", 8, base=500.0), max_positions=20)
+    cos, sin = table.at([Row(11), Row(2)], 3)
+    assert cos.shape == sin.shape == (2, 1, 3, 4)
+    for pair in range(4):
+        frequency = 500.0 ** (-2 * pair / 8)
+        assert math.isclose(cos[0, 0, 2, pair], math.cos(13 * frequency), abs_tol=1e-6)
+        assert math.isclose(sin[1, 0, 0, pair], math.sin(2 * frequency), abs_tol=1e-6)

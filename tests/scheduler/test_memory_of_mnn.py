@@ -63,6 +63,7 @@ import numpy as np
 from runtime.allocator import return_freed_memory
 from runtime.backends.mnn import MnnBackend
 from runtime.stage import Stage, Step
+from runtime.rotary import Rotary
 from runtime.step_inputs import Row
 
 def resident(key):
@@ -82,7 +83,7 @@ for _ in range(6):
     backend.load_block(Path(path))
 loaded, loading = resident("VmRSS"), resident("VmHWM")
 states = np.random.default_rng(0).standard_normal((1, tokens, hidden)).astype("f")
-stage = Stage(backend, hidden // heads, 2 * tokens)
+stage = Stage(backend, Rotary("two_halves", hidden // heads), 2 * tokens)
 before = resident("VmRSS")
 forget_peak()
 stage.forward(Step((Row(0, tokens - 1, tokens - 2),), tokens), states)

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from runtime.bundle import read_manifest
 from runtime.cli.main import main
 from runtime.export.exporter import export_bundle
 from runtime.export.request import ExportRequest
+from runtime.manifest import Manifest
 from tests.support.bundles import write_bundle, write_manifest
 from tests.support.chatglm_checkpoint import Shape, write_checkpoint
 
@@ -45,7 +47,7 @@ def test_inspect_shows_model_and_sizes(run, bundle):
 
 def test_inspect_json_is_the_manifest(run, bundle):
     _, printed, _ = run("inspect", bundle, "--json")
-    assert json.loads(printed) == json.loads((bundle / "manifest.json").read_text())
+    assert Manifest.model_validate_json(printed) == read_manifest(bundle)
 
 
 def test_verify(run, bundle):
