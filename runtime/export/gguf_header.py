@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from scheduler.errors import CheckpointError
 
@@ -27,6 +27,12 @@ TENSOR_TYPES = {
     14: ("Q6_K", 256, 210),
     30: ("BF16", 1, 2),
 }
+# Types that the specification names and this reader does not dequantise.
+REFUSED_TYPES = {
+    **{9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S"},
+    **{20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32"},
+    **{27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4"},
+}
 SCALARS = {
     0: "B",
     1: "b",
@@ -46,35 +52,43 @@ MAX_HEADER_BYTES = 256 << 20  # vocabularies of 256k tokens with merges take abo
 MAX_TENSORS = 65_536
 MAX_KEYS = 65_536
 MAX_DIMENSIONS = 4
-MAX_ARRAY_ITEMS = 4 << 20  # a list of Python objects: bounds memory as well as time
+MAX_ARRAY_ITEMS = 2 << 20  # a list of Python objects: bounds memory as well as time
 
 Value = int | float | bool | str | list["Value"]
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor: `shape` as GGUF writes it (fastest axis first), `start` in bytes of the file."""
+    """One tensor: `shape` as GGUF writes it (fastest axis first), `start` in bytes of ``file``."""
 
     name: str
     type_name: str
     shape: tuple[int, ...]
     start: int
     size_bytes: int
+    file: Path
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says about itself: metadata by key, tensors by name."""
+    """What a GGUF file says about itself: metadata by key, tensors by name.
+
+    Lists of metadata (the vocabulary's tokens, merges, scores and types) are Python lists.
+    """
 
     metadata: dict[str, Value]
     tensors: dict[str, GgufTensor]
 
 
 class _Reader:
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.file, self.path = file, path
-        self.size_bytes = path.stat().st_size
+    """A position in the mapped file; nothing beyond ``limit`` is touched."""
+
+    def __init__(self, content: mmap.mmap | bytes, path: Path) -> None:
+        self.content, self.path = content, path
+        self.size_bytes = len(content)
         self.limit = min(self.size_bytes, MAX_HEADER_BYTES)
+        self.position = 0
         self.items_left = MAX_ARRAY_ITEMS  # of all lists together
 
     def fail(self, what: str) -> CheckpointError:
@@ -83,18 +97,40 @@ class _Reader:
         )
 
     def take(self, count: int) -> bytes:
-        if count > self.limit - self.file.tell():
+        start, end = self.position, self.position + count
+        if end > self.limit:
             raise self.fail(f"its header asks for {count:,} bytes beyond what the file holds")
-        return self.file.read(count)
+        self.position = end
+        return self.content[start:end]
 
     def number(self, code: str) -> int:
         return int(struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0])
 
     def text(self, most: int = MAX_HEADER_BYTES) -> str:
-        length = self.number("Q")
+        (length,) = _LENGTH.unpack(self.take(8))
         if length > most:
             raise self.fail(f"a name of {length:,} bytes, at most {most:,} are allowed")
-        return self.take(length).decode("utf-8", errors="replace")
+        try:
+            return self.take(length).decode()
+        except UnicodeDecodeError as error:
+            raise self.fail(f"the text at byte {self.position - length:,} is not UTF-8") from error
+
+    def texts(self, count: int) -> list[Value]:
+        """Many texts, as `text` reads one: vocabularies have hundreds of thousands."""
+        content, limit, unpack = self.content, self.limit, _LENGTH.unpack_from
+        found: list[Value] = []
+        position = self.position
+        for _ in range(count):
+            start = position + 8
+            if start > limit or (end := start + unpack(content, position)[0]) > limit:
+                raise self.fail(f"a list of {count:,} texts goes beyond what the file holds")
+            try:
+                found.append(content[start:end].decode())
+            except UnicodeDecodeError as error:
+                raise self.fail(f"the text at byte {start:,} is not UTF-8") from error
+            position = end
+        self.position = position
+        return found
 
     def count(self, what: str, most: int) -> int:
         found = self.number("Q")
@@ -109,7 +145,7 @@ class _Reader:
             item, length = self.number("I"), self.count("items in lists", self.items_left)
             self.items_left -= length
             if item == STRING:
-                return [self.text() for _ in range(length)]
+                return self.texts(length)
             return list(self.scalars(item, length))
         return self.scalars(kind, 1)[0]
 
@@ -124,12 +160,16 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """Metadata and tensor table of a GGUF file (versions 2 and 3, little-endian).
 
     Reads at most 256 MiB and no tensor data, so hostile counts cost neither time nor memory.
-    Every tensor is proved to lie inside the file. Layout: the GGUF specification of ggml.
-    Raises CheckpointError for a file that is missing, truncated, hostile or of unknown types.
+    Every tensor is proved to lie inside the file, and no two to overlap. Layout: the GGUF
+    specification of ggml. Raises CheckpointError for a file that is missing, truncated, hostile or
+    of unknown types.
     """
     try:
         with path.open("rb") as file:
-            return _read(_Reader(file, path))
+            if not path.stat().st_size:  # cannot be mapped
+                raise _Reader(b"", path).fail("it is empty")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return _read(_Reader(content, path))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -150,20 +190,31 @@ def _read(reader: _Reader) -> GgufHeader:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 8 <= alignment <= 65_536 or alignment % 8:
         raise reader.fail("general.alignment is not a multiple of 8 up to 65,536")
-    tensors: dict[str, GgufTensor] = {}
-    for _ in range(tensor_count):
-        tensor = _tensor(reader)
-        if tensor.name in tensors:
-            raise reader.fail(f"the tensor {tensor.name[:80]!r} occurs twice")
-        tensors[tensor.name] = tensor
-    data_start = -(-reader.file.tell() // alignment) * alignment
-    placed = {}
-    for name, tensor in tensors.items():
-        start = data_start + tensor.start
-        if tensor.start % alignment or start + tensor.size_bytes > reader.size_bytes:
-            raise reader.fail(f"the tensor {name[:80]!r} is misaligned or ends beyond the file")
-        placed[name] = GgufTensor(name, tensor.type_name, tensor.shape, start, tensor.size_bytes)
-    return GgufHeader(metadata, placed)
+    tensors = [_tensor(reader) for _ in range(tensor_count)]
+    data_start = -(-reader.position // alignment) * alignment
+    return GgufHeader(metadata, _placed(reader, tensors, data_start, alignment))
+
+
+def _placed(
+    reader: _Reader, tensors: list[GgufTensor], data_start: int, alignment: int
+) -> dict[str, GgufTensor]:
+    """The tensors by name, with ``start`` counted from the file's beginning."""
+    placed: dict[str, GgufTensor] = {}
+    for one in tensors:
+        start = data_start + one.start
+        if one.start % alignment or start + one.size_bytes > reader.size_bytes:
+            raise reader.fail(f"the tensor {one.name[:80]!r} is misaligned or ends beyond the file")
+        if one.name in placed:
+            raise reader.fail(f"the tensor {one.name[:80]!r} occurs twice")
+        placed[one.name] = GgufTensor(
+            one.name, one.type_name, one.shape, start, one.size_bytes, reader.path
+        )
+    end = data_start
+    for one in sorted(placed.values(), key=lambda one: one.start):
+        if one.start < end:
+            raise reader.fail(f"the tensor {one.name[:80]!r} overlaps another")
+        end = one.start + one.size_bytes
+    return placed
 
 
 def _tensor(reader: _Reader) -> GgufTensor:
@@ -173,10 +224,17 @@ def _tensor(reader: _Reader) -> GgufTensor:
         raise reader.fail(f"the tensor {name[:80]!r} has {rank} dimensions, 1 to 4 are allowed")
     shape = tuple(reader.number("Q") for _ in range(rank))
     kind = reader.number("I")
+    if kind in REFUSED_TYPES:
+        raise CheckpointError(
+            f"{reader.path} stores the tensor {name[:80]!r} as {REFUSED_TYPES[kind]}; types that"
+            f" are read: {', '.join(sorted(one for one, _, _ in TENSOR_TYPES.values()))}."
+        )
     if kind not in TENSOR_TYPES:
         raise reader.fail(f"the tensor {name[:80]!r} has the unknown type {kind}")
     type_name, block, block_bytes = TENSOR_TYPES[kind]
-    if shape[0] == 0 or shape[0] % block:
-        raise reader.fail(f"rows of the tensor {name[:80]!r} are not whole {type_name} blocks")
+    if 0 in shape or shape[0] % block:
+        raise reader.fail(
+            f"the tensor {name[:80]!r} is empty, or its rows are not whole {type_name} blocks"
+        )
     size_bytes = math.prod(shape) // block * block_bytes
-    return GgufTensor(name, type_name, shape, reader.number("Q"), size_bytes)
+    return GgufTensor(name, type_name, shape, reader.number("Q"), size_bytes, reader.path)
