@@ -28,11 +28,11 @@ TENSOR_TYPES = {
     30: ("BF16", 1, 2),
 }
 # Types that the specification names and this reader does not dequantise.
-REFUSED_TYPES = {
-    **{9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S"},
-    **{20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32"},
-    **{27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4"},
-}
+_REFUSED = (
+    "Q8_1 Q8_K IQ2_XXS IQ2_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M"
+    " TQ1_0 TQ2_0 MXFP4 NVFP4"
+)
+REFUSED_TYPES = dict(zip((9, 15, *range(16, 30), 34, 35, 39, 40), _REFUSED.split(), strict=True))
 SCALARS = {
     0: "B",
     1: "b",
