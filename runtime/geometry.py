@@ -93,5 +93,10 @@ def _require_sane(rotary: Rotary, head_dim: int) -> None:
         raise ValueError("llama3 scaling expects low_frequency_factor below high_frequency_factor")
     if scaling.kind == "yarn" and not 0 < scaling.beta_slow < scaling.beta_fast < 1e6:
         raise ValueError("yarn scaling expects beta_slow below beta_fast")
+    if scaling.kind == "factors" and not (
+        len(scaling.pair_factors) == rotary.dim // 2
+        and all(0 < factor < 1e6 for factor in scaling.pair_factors)
+    ):
+        raise ValueError("scaling by factors expects a positive one for each rotated pair")
     if scaling.attention_factor is not None and not 0 < scaling.attention_factor < 1e3:
         raise ValueError(f"rotary attention_factor {scaling.attention_factor} is out of range")

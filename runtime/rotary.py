@@ -18,10 +18,11 @@ class RotaryScaling:
 
     ``original_context`` is in tokens. ``low_frequency_factor`` and ``high_frequency_factor`` serve
     llama3 alone; ``beta_fast``, ``beta_slow`` and ``attention_factor`` serve yarn alone, where None
-    stands for the factor that the YaRN paper gives, 0.1 ln(factor) + 1.
+    stands for the factor that the YaRN paper gives, 0.1 ln(factor) + 1. ``pair_factors`` serve
+    factors alone: a divisor for each rotated pair, which GGUF files keep in ``rope_freqs.weight``.
     """
 
-    kind: Literal["linear", "llama3", "yarn"]
+    kind: Literal["linear", "llama3", "yarn", "factors"]
     factor: float
     original_context: int
     low_frequency_factor: float = 1.0
@@ -29,6 +30,7 @@ class RotaryScaling:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+    pair_factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def rotary_speeds(rotary: Rotary) -> tuple[DoubleArray, float]:
         return speeds, 1.0
     if scaling.kind == "linear":
         return speeds / scaling.factor, 1.0
+    if scaling.kind == "factors":
+        return speeds / np.array(scaling.pair_factors), 1.0
     if scaling.kind == "llama3":
         return _blend(speeds, scaling.factor, _llama3_kept(speeds, scaling)), 1.0
     factor = scaling.attention_factor
