@@ -60,7 +60,10 @@ class Engine:
         self._prefix_mask = geometry.mask == "prefix"
         self._bundle = bundle
         self._embedding = EmbeddingFile(
-            bundle.path / manifest.embedding.file.path, geometry.vocab_size, geometry.hidden_size
+            bundle.file(manifest.embedding.file),
+            geometry.vocab_size,
+            geometry.hidden_size,
+            manifest.embedding.dtype,
         )
         self.pipeline = Pipeline(launches, geometry, 1, self.context_tokens, on_progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,8 @@ from scheduler.plan import Precision
 BUNDLE_SCHEMA = "glm-plan/bundle/1"
 MANIFEST_NAME = "manifest.json"
 Engine = Literal["mnn", "ort"]
+EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
+VALUE_BYTES: Mapping[EmbeddingDtype, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
 Layout = Literal["glm-plan", "article"]
 """How a folder's files are named and its graphs called: ours, or the article's of 2023."""
 
@@ -71,9 +74,10 @@ class SpecialTokens(_Document):
 
 
 class Embedding(_Document):
-    """Word embeddings as bfloat16 rows [vocab_size, hidden_size], little endian, no header."""
+    """Word embeddings as rows [vocab_size, hidden_size], little endian, no header."""
 
     file: BundleFile
+    dtype: EmbeddingDtype = "bf16"
 
 
 class Tokenizer(_Document):
@@ -133,7 +137,7 @@ class Manifest(_Document):
                 raise ValueError(
                     f"token {token} is {number}, outside vocab_size {geometry.vocab_size}"
                 )
-        rows_bytes = geometry.vocab_size * geometry.hidden_size * 2
+        rows_bytes = geometry.vocab_size * geometry.hidden_size * VALUE_BYTES[self.embedding.dtype]
         if self.embedding.file.size_bytes != rows_bytes:
             raise ValueError(
                 f"the embedding has {self.embedding.file.size_bytes} bytes, its geometry"

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from runtime.export.config import ChatGlmConfig, read_config
 from runtime.export.quantised import SCALE_SUFFIX, stored_columns, unpack
 from runtime.export.shards import require_inside
 from runtime.export.tensor_files import open_tensors
+from runtime.export.tensor_rows import FLOATS, Decode, SourcePrecision, read_rows
 from runtime.export.tokenizer_model import require_tokenizer
 from runtime.export.weights import Array, BlockWeights, HeadWeights, Linear, Norm
 from runtime.manifest import SpecialTokens
 from scheduler.errors import CheckpointError
 
-SourcePrecision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-
 EMBEDDING = "transformer.word_embeddings.weight"
 LM_HEAD = "lm_head.weight"
 TOKENIZER = "ice_text.model"
-_PRECISIONS: dict[str, SourcePrecision] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_CHUNK_VALUES = 1 << 24  # converted at a time: 64 MiB of fp32
 
 
 class Checkpoint:
@@ -91,24 +83,12 @@ class Checkpoint:
         return Linear(self._read(f"{prefix}.weight"), self._read(f"{prefix}.bias"))
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
-        """Rows of a tensor as fp32, in chunks so that only the result is large."""
+        """Rows of a tensor as fp32."""
         rows, *columns = self._shapes[name]
-        stop = rows if stop is None else stop
-        values: Array = np.empty((stop - start, *columns), np.float32)
-        decode = self._decoder(name)
-        step = max(1, _CHUNK_VALUES // max(1, *columns, 1))
-        for first in range(start, stop, step):
-            some = slice(first, min(first + step, stop))
-            chunk = decode(self._tensors.read(name, some), some)
-            if not np.isfinite(chunk).all():
-                raise CheckpointError(
-                    f"{self._tensors.where(name)} has NaN or infinite values in {name}; the"
-                    " checkpoint is damaged."
-                )
-            values[some.start - start : some.stop - start] = chunk
-        return values
+        some = slice(start, rows if stop is None else stop)
+        return read_rows(self._tensors, name, some, tuple(columns), self._decoder(name))
 
-    def _decoder(self, name: str) -> Callable[[npt.NDArray[Any], slice], npt.NDArray[Any]]:
+    def _decoder(self, name: str) -> Decode:
         if self._tensors.dtype(name) != "int8":
             return lambda stored, _: stored
         scale = self._tensors.read(name + SCALE_SUFFIX)
@@ -124,7 +104,7 @@ class Checkpoint:
         if "int8" in kinds:
             return "int4" if self.config.quantization_bit == 4 else "int8"
         # The widest type of any block names the whole.
-        return next(_PRECISIONS[kind] for kind in _PRECISIONS if kind in kinds)
+        return next(FLOATS[kind] for kind in FLOATS if kind in kinds)
 
     def _require_tensors(self) -> None:
         self._shapes = expected_shapes(self.config)
@@ -163,7 +143,7 @@ class Checkpoint:
                 f"{where} has {name} of shape {list(found)}; config.json implies {list(shape)}."
             )
         dtype = self._tensors.dtype(name)
-        if not quantised and dtype not in _PRECISIONS:
+        if not quantised and dtype not in FLOATS:
             raise CheckpointError(
                 f"{where} stores {name} as {dtype}; expected float16, bfloat16 or float32."
             )

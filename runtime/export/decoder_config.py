@@ -7,6 +7,7 @@ from typing import Literal
 
 from runtime.geometry import Geometry
 from runtime.rotary import Rotary
+from scheduler.model import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class DecoderConfig:
 
     ``family`` is a name that `scheduler.hf_families` lists. ``residual`` scaled is ChatGLM-6B's.
     ``mask`` prefix lets all tokens of the prompt but its last see each other. ``stop_ids`` are the
-    tokens that end an answer.
+    tokens that end an answer. ``sandwich_norms`` are further norms behind attention and MLP, before
+    the residual is added.
     """
 
     name: str
@@ -40,8 +42,33 @@ class DecoderConfig:
     attention_output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    sandwich_norms: bool = False
     tied_embeddings: bool = False
     sliding_window: int | None = None
+
+
+def spec_of(config: DecoderConfig) -> ModelSpec:
+    """The decoder as the planner counts it."""
+    return ModelSpec(
+        name=config.name,
+        family=config.family,
+        hidden_size=config.hidden_size,
+        ffn_size=config.ffn_size,
+        blocks=config.blocks,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_context=config.max_context,
+        norm=config.norm,
+        gated_mlp=config.gated_mlp,
+        qkv_bias=config.qkv_bias,
+        attention_output_bias=config.attention_output_bias,
+        mlp_bias=config.mlp_bias,
+        norms_per_block=4 if config.sandwich_norms else 2,
+        tied_embeddings=config.tied_embeddings,
+        qk_norm=config.qk_norm,
+    )
 
 
 def geometry_of(config: DecoderConfig) -> Geometry:
@@ -58,6 +85,7 @@ def geometry_of(config: DecoderConfig) -> Geometry:
         max_context=config.max_context,
         layernorm_epsilon=config.norm_epsilon,
         norm=config.norm,
+        norms_per_block=4 if config.sandwich_norms else 2,
         activation=config.activation,
         gated_mlp=config.gated_mlp,
         residual=config.residual,

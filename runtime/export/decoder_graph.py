@@ -50,10 +50,25 @@ def write_decoder_block(
     with OnnxGraph(path, "block") as graph:
         _declare(graph, config)
         block = _Block(graph, source, config, f"blocks.{number}.")
-        attended = block.rms_norm("x", "input_norm")
-        middle = graph.node("Add", ["x", block.attention(attended)], "h")
-        normed = block.rms_norm(middle, "post_attention_norm")
-        graph.node("Add", [middle, block.mlp(normed)], "y")
+        attention = block.attention(block.rms_norm("x", "input_norm"))
+        if config.sandwich_norms:
+            attention = block.rms_norm(attention, "attention_output_norm")
+        middle = graph.node("Add", ["x", attention], "h")
+        mlp = block.mlp(block.rms_norm(middle, "post_attention_norm"))
+        if config.sandwich_norms:
+            mlp = block.rms_norm(mlp, "mlp_output_norm")
+        graph.node("Add", [middle, mlp], "y")
+
+
+def write_decoder_head(path: Path, source: WeightSource, config: DecoderConfig) -> None:
+    """Write final norm and lm_head: ``x`` [B, 1, hidden] to ``logits`` [B, 1, vocab], fp32."""
+    with OnnxGraph(path, "lm_head") as graph:
+        graph.input("x", ["B", 1, config.hidden_size])
+        graph.output("logits", ["B", 1, config.vocab_size])
+        normed = _Block(graph, source, config, "").rms_norm("x", "final_norm")
+        matrix = source.tensor(f"{'embedding' if config.tied_embeddings else 'lm_head'}.weight")
+        matrix_name = graph.transposed_weight("lm_head.weight", matrix)
+        graph.node("MatMul", [normed, matrix_name], "logits")
 
 
 def _declare(graph: OnnxGraph, config: DecoderConfig) -> None:

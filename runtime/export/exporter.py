@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from runtime.bundle import (
     MANIFEST_NAME,
@@ -19,26 +15,23 @@ from runtime.bundle import (
     Embedding,
     Manifest,
     Part,
-    Tokenizer,
     Variant,
     hash_file,
     open_bundle,
 )
-from runtime.bundle_spec import geometry_of
-from runtime.export.checkpoint import Checkpoint
-from runtime.export.files import copy_file, describe, publish, write_rows, write_synced
+from runtime.export.embedding_rows import encoded_rows
+from runtime.export.files import describe, publish, write_rows, write_synced
+from runtime.export.open_model import open_model
 from runtime.export.parts import LM_HEAD, PartMaker
 from runtime.export.request import Encoding, ExportRequest, OnProgress, choose_encodings
 from runtime.export.resources import choose_jobs, require_disk, work_bytes
 from runtime.export.tracker import Tracker
-from runtime.export.weights import bfloat16_bits
 from runtime.export.workspace import Workspace
+from runtime.manifest import VALUE_BYTES
 from scheduler.errors import BundleError, UserInputError
-from scheduler.hf_config import read_hf_config
 from scheduler.model import ModelSpec
 from scheduler.probe import probe_host
 
-_EMBEDDING_ROWS = 4096  # per write: 64 MiB of fp32 at width 4096
 _HASH_THREADS = 4
 
 
@@ -61,11 +54,11 @@ def export_bundle(request: ExportRequest, on_progress: OnProgress = lambda _: No
 
 def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
     existing = _existing_bundle(request)
-    checkpoint = Checkpoint(request.checkpoint)
-    spec = replace(read_hf_config(request.checkpoint), vocab_size=checkpoint.vocab_size)
+    model = open_model(request.checkpoint)
+    spec = model.spec
     wanted = _wanted(spec, request)
-    tracker = Tracker(on_progress, sum(file.stat().st_size for file in checkpoint.files))
-    source = source_hash(checkpoint, tracker)
+    tracker = Tracker(on_progress, sum(file.stat().st_size for file in model.files))
+    source = source_hash(model.files, tracker)
     if existing is not None:
         _require_new(existing, source, wanted, request)
     made_by = {name: _version(name) for name in ("glm-plan", "MNN")}
@@ -80,21 +73,24 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
         tracker.expect(sum(work_bytes(spec, part) for part, _ in tasks))
         cpu = probe_host().cpu
         jobs = choose_jobs(spec, request.jobs, cpu.available_bytes, cpu.usable_cores)
-        require_disk(workspace.path, spec, tasks, jobs)
         tracker.start("embedding")
-        tokenizer = copy_file(
-            checkpoint.tokenizer_path, workspace.path / "tokenizer" / "ice_text.model"
+        dtype = model.embedding_dtype()
+        require_disk(workspace.path, spec, tasks, jobs, VALUE_BYTES[dtype])
+        tokenizer = model.write_tokenizer(workspace.path)
+        embedding = write_rows(
+            workspace.path / f"embedding.{dtype}",
+            encoded_rows(model.embedding_rows, spec.vocab_size, dtype),
         )
-        embedding = write_rows(workspace.path / "embedding.bf16", _embedding_bits(checkpoint))
-        PartMaker(checkpoint, workspace, spec, tracker).make(missing, jobs)
+        PartMaker(model, workspace, spec, tracker).make(missing, jobs)
         manifest = Manifest(
-            model=request.name or request.checkpoint.resolve().name,
-            geometry=geometry_of(spec, checkpoint.config.layernorm_epsilon),
-            tokens=checkpoint.tokens,
-            tokenizer=Tokenizer(file=describe(workspace.path, tokenizer)),
-            embedding=Embedding(file=describe(workspace.path, embedding)),
+            model=request.name or spec.name,
+            geometry=model.geometry,
+            tokens=model.tokens,
+            stop_ids=model.stop_ids,
+            tokenizer=tokenizer,
+            embedding=Embedding(file=describe(workspace.path, embedding), dtype=dtype),
             parts=[Part(name=part, variants=workspace.finished[part]) for part in wanted],
-            source_precision=checkpoint.source_precision,
+            source_precision=model.precision,
             source_sha256=source,
             made_by=made_by,
         )
@@ -105,7 +101,7 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
     return manifest
 
 
-def source_hash(checkpoint: Checkpoint, tracker: Tracker) -> str:
+def source_hash(files: Sequence[Path], tracker: Tracker) -> str:
     """SHA-256 over name and SHA-256 of each file that makes the checkpoint."""
 
     def hashed(file: Path) -> str:
@@ -114,9 +110,9 @@ def source_hash(checkpoint: Checkpoint, tracker: Tracker) -> str:
         tracker.finish(file.stat().st_size)
         return f"{file.name} {digest}\n"
 
-    files = sorted(checkpoint.files, key=lambda one: one.name)
+    by_name = sorted(files, key=lambda one: one.name)
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
-        return hashlib.sha256("".join(pool.map(hashed, files)).encode()).hexdigest()
+        return hashlib.sha256("".join(pool.map(hashed, by_name)).encode()).hexdigest()
 
 
 def _existing_bundle(request: ExportRequest) -> Bundle | None:
@@ -162,12 +158,6 @@ def _is_made(variants: list[Variant] | None, encoding: Encoding) -> bool:
         == ("mnn", encoding.precision, encoding.weight_block)
         for one in variants or []
     )
-
-
-def _embedding_bits(checkpoint: Checkpoint) -> Iterator[npt.NDArray[np.uint16]]:
-    rows = checkpoint.vocab_size
-    for start in range(0, rows, _EMBEDDING_ROWS):
-        yield bfloat16_bits(checkpoint.embedding_rows(start, min(start + _EMBEDDING_ROWS, rows)))
 
 
 def _version(distribution: str) -> str:

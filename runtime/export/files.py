@@ -6,8 +6,8 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import BundleFile, hash_file
@@ -27,11 +27,11 @@ def copy_file(source: Path, target: Path) -> Path:
     return target
 
 
-def write_rows(target: Path, rows: Iterable[npt.NDArray[np.uint16]]) -> Path:
-    """Write 16-bit rows one after another, little endian, without a header."""
+def write_rows(target: Path, rows: Iterable[npt.NDArray[Any]]) -> Path:
+    """Write rows one after another as they are, without a header."""
     with target.open("wb") as file:
         for some in rows:
-            some.astype("<u2", copy=False).tofile(file)
+            some.tofile(file)
     return target
 
 

@@ -9,14 +9,12 @@ from tempfile import TemporaryDirectory
 from threading import Event, Lock
 
 from runtime.bundle import Variant
-from runtime.export.block_graph import write_block, write_lm_head
-from runtime.export.checkpoint import Checkpoint
 from runtime.export.converter import StoppedError, convert
 from runtime.export.files import describe
+from runtime.export.model_source import ModelSource
 from runtime.export.request import Encoding
 from runtime.export.resources import weight_bytes, work_bytes
 from runtime.export.tracker import Tracker
-from runtime.export.weights import block_rounded_to_half, head_rounded_to_half
 from runtime.export.workspace import Workspace
 from scheduler.errors import CheckpointError
 from scheduler.model import ModelSpec
@@ -28,9 +26,9 @@ class PartMaker:
     """Makes the missing variants of a bundle and records each one as it is finished."""
 
     def __init__(
-        self, checkpoint: Checkpoint, workspace: Workspace, spec: ModelSpec, tracker: Tracker
+        self, source: ModelSource, workspace: Workspace, spec: ModelSpec, tracker: Tracker
     ) -> None:
-        self._checkpoint = checkpoint
+        self._source = source
         self._workspace = workspace
         self._spec = spec
         self._tracker = tracker
@@ -42,7 +40,7 @@ class PartMaker:
         """Make each part's missing encodings, ``jobs`` blocks at once, lm_head alone.
 
         lm_head takes six times the memory of a block. The first failure, or an interrupt, ends
-        the others at once; what is finished stays recorded. Raises what `Checkpoint` and `convert`
+        the others at once; what is finished stays recorded. Raises what the source and `convert`
         raise.
         """
         blocks = {part: encodings for part, encodings in missing.items() if part != LM_HEAD}
@@ -63,7 +61,7 @@ class PartMaker:
 
     def _make_part(self, part: str, encodings: list[Encoding]) -> None:
         # The converter cuts fp32 to fp16 towards zero, so what is not fp16 is rounded before.
-        exact = self._checkpoint.source_precision == "fp16"
+        exact = self._source.precision == "fp16"
         halved = [one for one in encodings if one.precision == "fp16" and not exact]
         plain = [one for one in encodings if one not in halved]
         for some, half in ((plain, False), (halved, True)):
@@ -94,25 +92,18 @@ class PartMaker:
         self._tracker.finish(work_bytes(self._spec, part), variant.size_bytes)
 
     def _write_graph(self, path: Path, part: str, half: bool) -> None:
-        config = self._checkpoint.config
         with self._weights_in_memory:
             if self._stop.is_set():
                 raise StoppedError
             self._tracker.start(part)
             try:
                 if part == LM_HEAD:
-                    head = self._checkpoint.head()
-                    head = head_rounded_to_half(head) if half else head
-                    write_lm_head(path, head, layernorm_epsilon=config.layernorm_epsilon)
+                    self._source.write_lm_head(path, half)
                 else:
-                    block = self._checkpoint.block(int(part.removeprefix("block_")))
-                    block = block_rounded_to_half(block) if half else block
-                    heads = config.num_attention_heads
-                    epsilon = config.layernorm_epsilon
-                    write_block(path, block, heads=heads, layernorm_epsilon=epsilon)
+                    self._source.write_block(path, int(part.removeprefix("block_")), half)
             except OverflowError as error:
                 raise CheckpointError(
-                    f"{self._checkpoint.directory} cannot be stored as fp16: {error} ({part});"
+                    f"{self._source.location} cannot be stored as fp16: {error} ({part});"
                     " choose fp32 or int8."
                 ) from error
 

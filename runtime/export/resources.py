@@ -12,7 +12,7 @@ from scheduler.model import (
     ModelSpec,
     block_bytes,
     block_matrices,
-    embedding_bytes,
+    embedding_parameters,
     lm_head_bytes,
     lm_head_matrix,
 )
@@ -58,7 +58,11 @@ def converter_bytes(spec: ModelSpec, part: str) -> int:
 
 
 def require_disk(
-    folder: Path, spec: ModelSpec, tasks: Sequence[tuple[str, Encoding]], jobs: int
+    folder: Path,
+    spec: ModelSpec,
+    tasks: Sequence[tuple[str, Encoding]],
+    jobs: int,
+    embedding_value_bytes: int = 2,
 ) -> None:
     """Refuse to start what the disk cannot hold; ``tasks`` are the conversions still to do.
 
@@ -67,7 +71,8 @@ def require_disk(
     outputs = sum(weight_bytes(spec, part, encoding) + _GRAPH_BYTES for part, encoding in tasks)
     parts = sorted({part for part, _ in tasks}, key=lambda part: -work_bytes(spec, part))
     temporary = sum(work_bytes(spec, part) for part in parts[:jobs])
-    needed = int((outputs + temporary + embedding_bytes(spec)) * _DISK_SPARE)
+    embedding = embedding_parameters(spec) * embedding_value_bytes
+    needed = int((outputs + temporary + embedding) * _DISK_SPARE)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserInputError(

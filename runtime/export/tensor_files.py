@@ -49,5 +49,5 @@ def open_tensors(directory: Path) -> TensorFiles:
             return tensors
     raise CheckpointError(
         f"{directory} has neither {safetensors_files.SINGLE} nor {torch_archive.SINGLE}, nor an"
-        " index of shards; expected the weights of ChatGLM-6B."
+        " index of shards; expected the weights of the model."
     )

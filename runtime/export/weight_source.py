@@ -3,7 +3,8 @@
 Canonical names are ``embedding``, ``final_norm``, ``lm_head`` (absent where the embedding is tied)
 and, for each block N, ``blocks.N.`` with ``input_norm``, ``query``, ``key``, ``value``,
 ``attention_output``, ``post_attention_norm``, ``gate`` (of a gated MLP), ``up``, ``down``, and
-``q_norm``, ``k_norm`` where the family has them; each followed by ``.weight`` or ``.bias``.
+``q_norm``, ``k_norm``, ``attention_output_norm``, ``mlp_output_norm`` where the family has them;
+each followed by ``.weight`` or ``.bias``.
 
 Matrices are [output rows, inner width]. Rows of ``query``, ``key`` and ``value`` go head by head,
 elements of a head in the order that the config's ``rotary.pairing`` names: a source takes fused
@@ -51,6 +52,8 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     if config.gated_mlp:
         linears["gate"] = (ffn, hidden, config.mlp_bias)
     norms = {"input_norm": hidden, "post_attention_norm": hidden}
+    if config.sandwich_norms:
+        norms |= {"attention_output_norm": hidden, "mlp_output_norm": hidden}
     if config.qk_norm:
         norms |= {"q_norm": config.head_dim, "k_norm": config.head_dim}
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (config.vocab_size, hidden)}

@@ -64,7 +64,7 @@ def block_rounded_to_half(block: BlockWeights) -> BlockWeights:
 
 def head_rounded_to_half(head: HeadWeights) -> HeadWeights:
     """As `block_rounded_to_half`, for lm_head."""
-    return HeadWeights(head.norm, _rounded(head.weight))
+    return HeadWeights(head.norm, rounded_to_half(head.weight))
 
 
 def bfloat16_bits(values: Array) -> npt.NDArray[np.uint16]:
@@ -75,11 +75,12 @@ def bfloat16_bits(values: Array) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + odd) >> 16).astype(np.uint16)
 
 
-def _linear_rounded(linear: Linear) -> Linear:
-    return Linear(_rounded(linear.weight), _rounded(linear.bias))
-
-
-def _rounded(values: Array) -> Array:
+def rounded_to_half(values: Array) -> Array:
+    """The nearest fp16 values; OverflowError for values beyond fp16."""
     if values.size and float(np.abs(values).max()) > float(np.finfo(np.float16).max):
         raise OverflowError("a weight is beyond 65504, the largest fp16 value")
     return values.astype(np.float16).astype(np.float32)
+
+
+def _linear_rounded(linear: Linear) -> Linear:
+    return Linear(rounded_to_half(linear.weight), rounded_to_half(linear.bias))

@@ -1,0 +1,1 @@
+"""Decoder families as data: how each one's config.json and tensors are to be read."""

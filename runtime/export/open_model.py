@@ -1,0 +1,54 @@
+"""Which family a checkpoint belongs to, and how it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from runtime.export.chatglm_source import ChatGlmSource
+from runtime.export.families.hf_config import (
+    CONFIG,
+    GENERATION_CONFIG,
+    read_decoder_config,
+    read_json,
+)
+from runtime.export.families.named_weights import NamedWeights
+from runtime.export.model_source import DecoderSource, ModelSource
+from runtime.export.shards import require_inside
+from runtime.export.tensor_files import open_tensors
+from runtime.export.tokenizer_files import tokenizer_for_bundle, tokenizer_sources
+from scheduler.errors import CheckpointError
+
+
+def open_model(location: Path) -> ModelSource:
+    """Open the checkpoint in a directory, strictly; weights are read later, part by part.
+
+    Raises CheckpointError or UserInputError for what is missing, damaged, hostile or of a family
+    that cannot be exported.
+    """
+    if not location.is_dir():
+        raise CheckpointError(
+            f"{location} is not a directory; expected a checkpoint: config.json, weights and"
+            " tokenizer."
+        )
+    config_path = require_inside(location, CONFIG)
+    if _is_first_chatglm(read_json(config_path)):
+        return ChatGlmSource(location)
+    config = read_decoder_config(location)
+    tensors = open_tensors(location)
+    weights = NamedWeights(tensors, config, location)
+    generation = [location / GENERATION_CONFIG] if (location / GENERATION_CONFIG).exists() else []
+    return DecoderSource(
+        location=location,
+        config=config,
+        weights=weights,
+        precision=weights.precision,
+        files=[config_path, *generation, *tokenizer_sources(location), *tensors.files],
+        tokenizer=partial(tokenizer_for_bundle, location),
+    )
+
+
+def _is_first_chatglm(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type") == "chatglm" and "ffn_hidden_size" not in config
