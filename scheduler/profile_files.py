@@ -29,16 +29,12 @@ _LONGEST_LINE_BYTES = 1000  # tomllib takes square time and memory in the dots o
 
 def config_dir() -> Path:
     """The user's configuration directory: GLM_PLAN_CONFIG_DIR, or where the platform keeps such."""
-    own = os.environ.get("GLM_PLAN_CONFIG_DIR")
-    if own:
-        return Path(own)
-    if sys.platform == "win32":
-        base = os.environ.get("APPDATA")
-        return Path(base or _home() / "AppData" / "Roaming") / "glm-plan"
-    if sys.platform == "darwin":
-        return _home() / "Library" / "Application Support" / "glm-plan"
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return Path(base if base and Path(base).is_absolute() else _home() / ".config") / "glm-plan"
+    return _own_dir("CONFIG", "APPDATA", "Roaming", "XDG_CONFIG_HOME", ".config")
+
+
+def data_dir() -> Path:
+    """The user's directory for large files: GLM_PLAN_DATA_DIR, or where the platform keeps such."""
+    return _own_dir("DATA", "LOCALAPPDATA", "Local", "XDG_DATA_HOME", ".local/share")
 
 
 def profile_files(kind: Kind) -> dict[str, Path]:
@@ -87,13 +83,27 @@ def read_profile(file: Path, schema: type[Schema]) -> Schema:
         raise UserInputError(f"{file}: {_first_fault(error, schema)}") from None
 
 
-def _home() -> Path:
+def _own_dir(kind: str, windows: str, folder: str, xdg: str, default: str) -> Path:
+    """The directory of a kind: our own variable, then the platform's, then its place at home."""
+    variable = f"GLM_PLAN_{kind}_DIR"
+    own = os.environ.get(variable)
+    if own:
+        return Path(own)
+    if sys.platform == "win32":
+        base = os.environ.get(windows)
+        return Path(base or _home(variable) / "AppData" / folder) / "glm-plan"
+    if sys.platform == "darwin":
+        return _home(variable) / "Library" / "Application Support" / "glm-plan"
+    base = os.environ.get(xdg)
+    absolute = base and Path(base).is_absolute()  # the XDG specification: ignore other paths
+    return Path(base if base and absolute else _home(variable) / default) / "glm-plan"
+
+
+def _home(instead: str) -> Path:
     try:
         return Path.home()
     except RuntimeError as error:
-        raise UserInputError(
-            "This user has no home directory to look for profiles in; set GLM_PLAN_CONFIG_DIR."
-        ) from error
+        raise UserInputError(f"This user has no home directory; set {instead}.") from error
 
 
 def _toml_files(directory: Path) -> dict[str, Path]:

