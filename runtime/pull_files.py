@@ -63,8 +63,9 @@ def _needed(repo: str, by_path: dict[str, RemoteFile]) -> list[str]:
 def _sharded(by_path: dict[str, RemoteFile], kind: re.Pattern[str], single: str) -> list[str]:
     """Shards with their index, or the single file."""
     index = f"{single}.index.json"
-    if index in by_path:
-        return [index, *(one for one in by_path if kind.fullmatch(one) and one != single)]
+    shards = [one for one in by_path if kind.fullmatch(one) and one != single]
+    if index in by_path and shards:
+        return [index, *shards]
     return [single] if single in by_path else []
 
 
