@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.export.decoder_config import DecoderConfig
-from runtime.export.gguf_blocks import (
-    STORED_BITS,
-    StoredRows,
-    dequantised_rows,
-    stored_rows,
-)
+from runtime.export.gguf_blocks import dequantised_rows
 from runtime.export.gguf_config import architecture_of, decoder_config
 from runtime.export.gguf_header import GgufHeader, GgufTensor
+from runtime.export.gguf_integers import stored_rows
 from runtime.export.gguf_splits import read_gguf
+from runtime.export.quantised_rows import QuantisedRows
 from runtime.export.weight_source import Array, expected_shapes, require_tensors
 from scheduler.errors import CheckpointError
 
@@ -101,12 +98,8 @@ class GgufSource:
         """How a tensor is stored, such as Q4_1."""
         return self._places[name].tensor.type_name
 
-    def stored_bits(self, name: str) -> int | None:
-        """4 or 8 where `stored` delivers integers of so many bits, None where it cannot."""
-        return STORED_BITS.get(self.type_name(name))
-
-    def stored(self, name: str, start: int, stop: int) -> StoredRows:
-        """The integers and scales of some rows of a matrix that has `stored_bits`."""
+    def stored(self, name: str, start: int, stop: int) -> QuantisedRows:
+        """Integers and scales of some rows of a matrix whose type is in `gguf_integers.BITS`."""
         place = self._places[name]
         return stored_rows(place.tensor, place.start + start, place.start + stop)
 

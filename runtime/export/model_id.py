@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 import uuid
 from pathlib import Path
 
+from runtime.export.flatbuffer import Table
 from scheduler.errors import BundleError
 
 # `Net.mnn_uuid` is the twelfth field of MNN's root table (schema/default/MNN.fbs).
@@ -42,23 +42,10 @@ def set_model_id(mnn_path: Path, weight_path: Path) -> None:
 
 
 def _id_place(graph: bytes | bytearray) -> slice | None:
-    """Where the id's characters are: root table, its vtable, the field, the string it points to."""
+    """Where the id's characters are."""
     try:
-        (root,) = struct.unpack_from("<I", graph, 0)
-        (to_vtable,) = struct.unpack_from("<i", graph, root)
-        vtable = root - to_vtable
-        (vtable_bytes,) = struct.unpack_from("<H", graph, vtable)
-        entry = 4 + 2 * _ID_FIELD
-        if vtable_bytes < entry + 2:
-            return None
-        (offset,) = struct.unpack_from("<H", graph, vtable + entry)
-        if not offset:
-            return None
-        field = root + offset
-        (to_string,) = struct.unpack_from("<I", graph, field)
-        start = field + to_string + 4
-        (length,) = struct.unpack_from("<I", graph, start - 4)
-    except struct.error:
+        start, length = Table.root(graph).vector(_ID_FIELD)
+    except ValueError:
         return None
     place = slice(start, start + length)
     return place if _ID_PATTERN.fullmatch(graph[place]) else None

@@ -113,6 +113,7 @@ def write_gguf(
     general: dict[str, object] | None = None,
     extra: dict[str, np.ndarray] | None = None,
     weights: dict[str, np.ndarray] | None = None,
+    config: DecoderConfig | None = None,
 ) -> dict[str, np.ndarray]:
     """Write a model and return its fp32 tensors by the file's names.
 
@@ -120,7 +121,7 @@ def write_gguf(
     architecture's name, None removes; ``general`` does so for whole keys; ``extra`` are more
     tensors.
     """
-    config = CONFIGS[architecture]
+    config = config or CONFIGS[architecture]
     weights = weights or random_weights(config)
     tensors = file_tensors(architecture, weights) | (extra or {})
     writer = gguf.GGUFWriter(path, architecture)
@@ -155,7 +156,7 @@ def quantised(values: np.ndarray, type_name: str) -> np.ndarray:
     random = np.random.default_rng(3)
     shape = (*values.shape[:-1], values.shape[-1] // width)
     blocks = random.integers(0, 256, (*shape, size_bytes), np.uint8)
-    scale = np.array([0.01], np.float16).view(np.uint8)
+    scale = np.array([1e-4], np.float16).view(np.uint8)
     # Where each type keeps its fp16 scales: ggml's block_q2_K to block_q6_K.
     places = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
     for place in places[type_name]:
