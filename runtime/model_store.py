@@ -8,7 +8,7 @@ inside installed packages, are found as if they were there.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runtime.strict_json import read_strict_json
 from scheduler.errors import UserInputError
+from scheduler.hf_config import read_hf_config
+from scheduler.model import ModelSpec
 from scheduler.profile_files import data_dir
-from scheduler.profiles import model_names, model_profile
+from scheduler.profiles import load_model, model_names, model_profile
 from scheduler.wording import near_matches, shorten
 
 ORIGIN_SCHEMA: Final = "glm-plan/origin/1"
@@ -160,6 +162,30 @@ def _read_origin(file: Path) -> Origin | None:
         return Origin.model_validate(read_strict_json(file, _ORIGIN_BYTES_LIMIT))
     except (ValueError, ValidationError):
         return None
+
+
+def spec_of_model(model: StoredModel) -> ModelSpec:
+    """The geometry by the model's profile, or by the config.json of what was pulled.
+
+    Raises UserInputError for a configuration that cannot be planned, and for a model that has
+    neither.
+    """
+    if model.name in model_names():
+        return load_model(model.name)
+    if model.checkpoint is None or model.checkpoint.suffix.lower() == ".gguf":
+        raise UserInputError(
+            f"{model.name} has no profile to plan by; export it first:"
+            f" `glm-plan export {model.name}`."
+        )
+    return replace(read_hf_config(model.checkpoint), name=model.name)
+
+
+def repository_of(name: str) -> str | None:
+    """The repository that a model's profile names, if it has a profile that does."""
+    if name not in model_names():
+        return None
+    source = model_profile(name)[1].checkpoint
+    return source.repo if source else None
 
 
 def packaged_gguf(package: str) -> Path | None:

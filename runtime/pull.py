@@ -11,9 +11,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from runtime.model_store import Origin, RemoteFile, StoredModel, check_store_name, stored_model
+from runtime.model_store import (
+    Origin,
+    RemoteFile,
+    StoredModel,
+    check_store_name,
+    repository_of,
+    stored_model,
+)
 from runtime.pull_files import choose_files
 from runtime.pull_hub import fetch, list_repository, require_hub
 from scheduler.errors import UserInputError
@@ -21,9 +28,6 @@ from scheduler.json_file import write_whole
 from scheduler.profiles import model_names, model_profile
 from scheduler.units import MIB, format_size
 from scheduler.wording import listing, near_matches, shorten
-
-if TYPE_CHECKING:
-    from scheduler.profile_schema import CheckpointFile
 
 _DISK_SPARE_BYTES = 64 * MIB
 
@@ -90,7 +94,7 @@ def resolve(request: PullRequest) -> tuple[str, str]:
     repository.
     """
     text = request.text.strip()
-    known = {name: source.repo for name in model_names() if (source := _source(name))}
+    known = {name: repo for name in model_names() if (repo := repository_of(name))}
     if "/" in text:
         of_repo = {repo.casefold(): name for name, repo in known.items()}
         default = of_repo.get(text.casefold()) or _profile_name(text)
@@ -211,10 +215,6 @@ def _profile_name(text: str) -> str | None:
         return model_profile(text)[0]
     except UserInputError:
         return None
-
-
-def _source(name: str) -> CheckpointFile | None:
-    return model_profile(name)[1].checkpoint
 
 
 def _write(file: Path, origin: Origin) -> None:

@@ -7,12 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 _REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def empty_model_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the models that whoever runs the tests has pulled or exported out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLM_PLAN_DATA_DIR", str(tmp_path_factory.mktemp("models")))
+        yield
 
 
 @pytest.fixture(autouse=True)

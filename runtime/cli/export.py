@@ -25,13 +25,12 @@ SCHEMA = "glm-plan/export/1"
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", metavar="CHECKPOINT|NAME", type=click.Path(path_type=Path))
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="BUNDLE",
-    required=True,
-    help="The directory to make.",
+    help="The directory to make.  [default: among the models that --model NAME finds]",
 )
 @click.option(
     "--precision",
@@ -70,7 +69,7 @@ SCHEMA = "glm-plan/export/1"
 @click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document ({SCHEMA}).")
 def command(
     checkpoint: Path,
-    out: Path,
+    out: Path | None,
     precisions: str,
     head_precisions: str | None,
     weight_block: str | None,
@@ -88,25 +87,33 @@ def command(
     and no code of the checkpoint runs. The bundle appears at --out only when it is complete; a
     bundle of the same checkpoint that is there already gains the precisions it lacks.
 
+    NAME is a model that `glm-plan pull` fetched. Without --out, --model NAME runs the bundle.
+
     \b
+    glm-plan export qwen3-0.6b --precision int4
     glm-plan export ./chatglm-6b --out ./bundle --precision fp16,int4
     glm-plan run --bundle ./bundle --vram 11 "你好"
     """
     _require_extra()
+    from runtime.cli.stored import bundle_home, checkpoint_of
     from runtime.export.request import ExportRequest
 
+    checkpoint, stored_name = checkpoint_of(checkpoint)
+    if out is None:
+        name = name or stored_name or checkpoint.resolve().stem.casefold()
+        out = bundle_home(name)
     request = ExportRequest(
         checkpoint=checkpoint,
         out=out,
         precisions=parse_precisions(precisions),
         head_precisions=parse_precisions(head_precisions) if head_precisions else None,
         weight_block=int(weight_block) if weight_block else None,
-        name=name,
+        name=name or stored_name,
         jobs=jobs,
         resume=resume,
         force=force,
     )
-    manifest, seconds = _export(request)
+    manifest, seconds = export_with_progress(request)
     if not as_json:
         _show(request.out, manifest, seconds)
     report = run_check(checkpoint, out) if check else None
@@ -121,11 +128,10 @@ def command(
 
 def export_and_report(checkpoint: Path, out: Path, precisions: Sequence[str]) -> Manifest:
     """Export as the command does, with its progress bar and table of sizes."""
-    _require_extra()
     from runtime.export.request import ExportRequest
 
     request = ExportRequest(checkpoint, out, parse_precisions(",".join(precisions)))
-    manifest, seconds = _export(request)
+    manifest, seconds = export_with_progress(request)
     _show(out, manifest, seconds)
     return manifest
 
@@ -177,8 +183,9 @@ def _require_extra() -> None:
         )
 
 
-def _export(request: ExportRequest) -> tuple[Manifest, float]:
-    """Run the export; returns the manifest and the seconds it took."""
+def export_with_progress(request: ExportRequest) -> tuple[Manifest, float]:
+    """Export with a progress bar on stderr; returns the manifest and the seconds it took."""
+    _require_extra()
     from runtime.export.exporter import export_bundle
 
     began = time.perf_counter()
@@ -186,17 +193,18 @@ def _export(request: ExportRequest) -> tuple[Manifest, float]:
         with _progress_bar() as on_progress:
             manifest = export_bundle(request, on_progress)
     except BaseException:
-        _say_what_is_kept(request.out)
+        _say_what_is_kept(request)
         raise
     return manifest, time.perf_counter() - began
 
 
-def _say_what_is_kept(out: Path) -> None:
+def _say_what_is_kept(request: ExportRequest) -> None:
     from runtime.export.workspace import workspace_of
 
-    kept = workspace_of(out)
+    kept = workspace_of(request.out)
     if kept.exists():
-        click.echo(f"Finished parts are kept in {kept}; add --resume to go on.", err=True)
+        how = "run the same command" if request.resume else "add --resume"
+        click.echo(f"Finished parts are kept in {kept}; {how} to go on.", err=True)
 
 
 class _progress_bar:  # noqa: N801 (used like a function: with _progress_bar() as on_progress)

@@ -10,6 +10,7 @@ import click
 from runtime.cli.planning import Planning, planning_options
 
 if TYPE_CHECKING:
+    from runtime.model_store import StoredModel
     from scheduler.choose import Devices
     from scheduler.plan import Plan
     from scheduler.request import PlanRequest
@@ -62,7 +63,7 @@ def command(
     from scheduler.plan_file import plan_json, write_plan
     from scheduler.planner import make_plan, planning_devices
 
-    request, export_to = _question(planning, bundle_dir)
+    request, before = _question(planning, bundle_dir)
     spec = request.model
     host, speeds = planning.machine()
     plan = make_plan(request, host, speeds)
@@ -81,28 +82,45 @@ def command(
     else:
         from runtime.cli.plan_view import show
 
-        show(plan, export_to)
+        show(plan, before)
     if out is not None and not as_json:
         click.echo(f"Plan written to {out}.")
 
 
 def _question(planning: Planning, bundle_dir: Path | None) -> tuple[PlanRequest, str | None]:
-    """What to ask the planner, and where to export to first where there is no bundle yet."""
-    if bundle_dir is None:
-        from scheduler.profiles import load_model
-
-        spec = load_model(planning.model)
-        export_to = None if _ships(spec.name) else f"{spec.name}-bundle"
-        return planning.request(spec, export_to), export_to
-    from runtime.article.folder import open_model
-    from runtime.bundle_spec import spec_of_bundle
+    """What to ask the planner, and the command that gets the model where it is not here yet."""
     from runtime.cli.target import as_stored, refuse_model_beside_bundle, stored_precisions
 
-    refuse_model_beside_bundle(bundle_dir)
+    if bundle_dir is None:
+        from runtime.model_store import find_model
+
+        model = find_model(planning.model)
+        if model.bundle != model.bundle_home:
+            return _question_of_profile(planning, model)
+        bundle_dir, named = model.bundle, None
+    else:
+        refuse_model_beside_bundle(bundle_dir)
+        named = str(bundle_dir)
+    from runtime.article.folder import open_model
+    from runtime.bundle_spec import spec_of_bundle
+
     bundle = open_model(bundle_dir)
     planning = as_stored(planning, bundle)
     spec = spec_of_bundle(bundle)
-    return planning.request(spec, str(bundle_dir), stored_precisions(bundle)), None
+    return planning.request(spec, named, stored_precisions(bundle)), None
+
+
+def _question_of_profile(planning: Planning, model: StoredModel) -> tuple[PlanRequest, str | None]:
+    """The question about a model that has not been exported into the store."""
+    from runtime.model_store import repository_of, spec_of_model
+
+    spec = spec_of_model(model)
+    if model.bundle or model.checkpoint:
+        return planning.request(spec), None
+    if repository_of(model.name):
+        return planning.request(spec), f"glm-plan pull {model.name}"
+    before = f"glm-plan export CHECKPOINT --name {model.name}"
+    return planning.request(spec), before
 
 
 def _show_table(request: PlanRequest, plan: Plan, devices: Devices, as_json: bool) -> None:
@@ -117,10 +135,3 @@ def _show_table(request: PlanRequest, plan: Plan, devices: Devices, as_json: boo
     from runtime.cli.table_view import show_table
 
     show_table(plan, rows)
-
-
-def _ships(model: str) -> bool:
-    """Tell whether a bundle of this model comes with glm-plan."""
-    from importlib.resources import files
-
-    return (files("profiles") / "models" / f"{model}-bundle").is_dir()

@@ -26,8 +26,8 @@ class Ink:
     style: str
 
 
-def show(plan: Plan, bundle: str | None = None) -> None:
-    """Print a plan to stdout; `bundle` is the directory to export to before the plan can run."""
+def show(plan: Plan, before: str | None = None) -> None:
+    """Print a plan to stdout; `before` is the command that the plan's own needs run first."""
     console = Console(highlight=False, markup=False)
     inks = inks_of(plan, console.encoding)
     console.print(Text(headline(plan), style="bold"), soft_wrap=True)
@@ -51,8 +51,8 @@ def show(plan: Plan, bundle: str | None = None) -> None:
     if plan.command:
         console.print()
         console.print(Text("  run it", style="dim"))
-        if bundle is not None:
-            console.print(f"  glm-plan export CHECKPOINT --out {bundle}", soft_wrap=True)
+        if before is not None:
+            console.print(f"  {before}", soft_wrap=True)
         console.print(f"  {plan.command}", soft_wrap=True)
 
 

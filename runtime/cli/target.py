@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
 from runtime.cli.planning import Planning
-from scheduler.errors import BundleError, UserInputError
+from scheduler.errors import UserInputError
+from scheduler.plan import Precision
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from scheduler.model import ModelSpec
-    from scheduler.plan import Plan, Precision
+    from scheduler.plan import Plan
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _PLANNING = {
@@ -44,7 +45,7 @@ def target_options(function: _Function) -> _Function:
         "bundle_dir",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="An exported model. [default: the one that ships with --model]",
+        help="An exported model. [default: that of --model, exported when it is first used]",
     )
     plan = click.option(
         "--plan",
@@ -61,12 +62,14 @@ def target_of(
 ) -> tuple[Plan, ModelSpec, Bundle]:
     """Resolve what the options name; the bundle's own geometry is what gets planned.
 
+    A pulled model without a bundle is exported first, see `bundle_of_model`.
+
     Raises UserInputError for options that contradict each other, BundleError for a model that has
     no bundle, PlanError for a plan that is not one or belongs to another model.
     """
     from runtime.article.folder import open_model
-    from runtime.bundle import open_bundle
     from runtime.bundle_spec import spec_of_bundle
+    from runtime.cli.stored import bundle_of_model
     from scheduler.plan_file import read_plan
 
     given = _given()
@@ -79,8 +82,8 @@ def target_of(
     if bundle_dir is not None:
         bundle = open_model(bundle_dir)
     else:
-        model = planning.model if plan is None or "model" in given else plan.model
-        bundle = open_bundle(_shipped_bundle(model))
+        name = planning.model if plan is None or "model" in given else plan.model
+        bundle = bundle_of_model(name, _wanted_precisions(planning, plan))
     spec = spec_of_bundle(bundle)
     if plan is None:
         directory = str(bundle_dir) if bundle_dir else None
@@ -101,19 +104,20 @@ def refuse_model_beside_bundle(bundle_dir: Path | None) -> None:
 
 
 def as_stored(planning: Planning, bundle: Bundle) -> Planning:
-    """The planning with the article's one precision where the user says none.
+    """The planning with the most exact stored precision where the user says none.
 
-    Fp16 needs no word: both defaults are served from it.
+    Fp16 needs no word, since both defaults are served from it, nor does `fit`, which chooses among
+    what is stored.
     """
-    if bundle.layout != "article":
+    stored = stored_precisions(bundle)
+    chooses = planning.policy == "fit" and bundle.layout != "article"
+    if not stored or "fp16" in stored or chooses:
         return planning
-    (only,) = stored_precisions(bundle)
-    if only == "fp16":
-        return planning
+    best = next(one for one in get_args(Precision) if one in stored)
     return dataclasses.replace(
         planning,
-        gpu_precision=planning.gpu_precision or only,
-        cpu_precision=planning.cpu_precision or only,
+        gpu_precision=planning.gpu_precision or best,
+        cpu_precision=planning.cpu_precision or best,
     )
 
 
@@ -137,17 +141,9 @@ def _given() -> set[str]:
     }
 
 
-def _shipped_bundle(model: str) -> Path:
-    """The bundle that comes with the package for this model; BundleError says how to get others."""
-    from importlib.resources import files
-
-    from scheduler.profiles import load_model
-
-    name = load_model(model).name
-    path = Path(str(files("profiles"))) / "models" / f"{name}-bundle"
-    if not path.is_dir():
-        raise BundleError(
-            f"{name} does not ship with glm-plan: export its checkpoint with"
-            " `glm-plan export CHECKPOINT --out DIR` and add --bundle DIR."
-        )
-    return path
+def _wanted_precisions(planning: Planning, plan: Plan | None) -> list[Precision]:
+    """What the command line or the plan asks for; empty where both leave it open."""
+    if plan is not None:
+        parts = [(stage.precision, stage.lm_head_precision) for stage in plan.stages]
+        return [one for part in parts for one in part if one]
+    return [one for one in (planning.gpu_precision, planning.cpu_precision) if one]

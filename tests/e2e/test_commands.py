@@ -94,7 +94,7 @@ def test_chat_keeps_rounds_and_obeys_commands() -> None:
     ("arguments", "sentence"),
     [
         (("run", "--bundle", "/nonexistent", "x"), "/nonexistent is not a directory"),
-        (("run", "--model", "chatglm-6b", "x"), "does not ship with glm-plan"),
+        (("run", "--model", "chatglm-6b", "x"), "`glm-plan pull chatglm-6b` fetches it"),
         (("run", "--model", "tiny-gml", "x"), "did you mean tiny-glm"),
         (("run", "--temperature", "nan", "x"), "expected 0 (greedy) to 100"),
         (("run", "--max-tokens", "0", "x"), "--max-tokens"),
