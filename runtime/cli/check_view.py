@@ -5,12 +5,13 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from runtime.export.check import CheckReport, PartCheck
+from runtime.export.check import CheckReport
 
 _COLUMNS = {
     "query_key_value": "qkv",
     "dense": "dense",
     "up": "up",
+    "gate_up": "gate/up",
     "down": "down",
     "keys": "keys",
     "values": "values",
@@ -38,22 +39,21 @@ def _table(report: CheckReport, encoding: str) -> Table:
         show_edge=False,
     )
     table.add_column("part", no_wrap=True)
-    for heading in (*_COLUMNS.values(), "drift"):
+    checks = [check for check in report.parts if check.encoding == encoding]
+    columns = [name for name in _COLUMNS if any(name in one.errors for one in checks)]
+    for heading in (*(_COLUMNS[name] for name in columns), "drift"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for check in report.parts:
-        if check.encoding == encoding:
-            table.add_row(check.part, *map(_cell, _errors(check)), _cell(check.drift))
+    for check in checks:
+        errors = {"y": check.errors.get("logits")} | check.errors
+        table.add_row(
+            check.part, *(_cell(errors.get(name)) for name in columns), _cell(check.drift)
+        )
     if encoding in report.same_top_token:
         share = report.same_top_token[encoding]
         table.caption = f"same most likely token at {share:.0%} of {report.tokens} positions"
         if "int" in encoding:
             table.caption += "\n(MNN also rounds activations to int8 here)"
     return table
-
-
-def _errors(check: PartCheck) -> list[float | None]:
-    named = {"y": check.errors.get("logits")} | check.errors
-    return [named.get(name) for name in _COLUMNS]
 
 
 def _cell(error: float | None) -> str:

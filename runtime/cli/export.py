@@ -48,8 +48,10 @@ SCHEMA = "glm-plan/export/1"
 )
 @click.option(
     "--weight-block",
-    type=click.Choice(["32", "64", "128"]),
-    help="Values that share a scale at int4.  [default: the largest that divides the widths]",
+    type=click.IntRange(16),
+    metavar="N",
+    help="Values that share a scale at int4: a multiple of 16 that divides the model's widths."
+    "  [default: the largest of 128, 64 and 32 that does, or else one scale per row]",
 )
 @click.option("--name", metavar="NAME", help="The model's name.  [default: the directory's name]")
 @click.option(
@@ -72,7 +74,7 @@ def command(
     out: Path | None,
     precisions: str,
     head_precisions: str | None,
-    weight_block: str | None,
+    weight_block: int | None,
     name: str | None,
     jobs: int | None,
     check: bool,
@@ -80,11 +82,12 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Turn a ChatGLM-6B checkpoint into a bundle: one file per block, any of them on any device.
+    """Turn a checkpoint into a bundle: one file per block, any of them on any device.
 
-    CHECKPOINT is a directory with config.json, ice_text.model and weights (safetensors or
-    pytorch_model.bin, single or sharded, also the int8 and int4 releases). Nothing is downloaded
-    and no code of the checkpoint runs. The bundle appears at --out only when it is complete; a
+    CHECKPOINT is a directory with config.json, tokenizer and weights (safetensors or
+    pytorch_model.bin, single or sharded) of a ChatGLM 1 to 3, GLM-4, Llama, Mistral, Qwen2, Qwen2.5
+    or Qwen3; of ChatGLM-6B also the int8 and int4 releases. Nothing is downloaded and no code of
+    the checkpoint runs. The bundle appears at --out only when it is complete; a
     bundle of the same checkpoint that is there already gains the precisions it lacks.
 
     NAME is a model that `glm-plan pull` fetched. Without --out, --model NAME runs the bundle.
@@ -107,7 +110,7 @@ def command(
         out=out,
         precisions=parse_precisions(precisions),
         head_precisions=parse_precisions(head_precisions) if head_precisions else None,
-        weight_block=int(weight_block) if weight_block else None,
+        weight_block=weight_block,
         name=name or stored_name,
         jobs=jobs,
         resume=resume,

@@ -1,6 +1,7 @@
 """How far an exported bundle is from its checkpoint: every part run by MNN and by NumPy.
 
-The model reads one fixed text. Each part gets the hidden states that NumPy (fp32, the checkpoint's
+The model reads one fixed text, or random tokens where the bundle's tokenizer is not ChatGLM's: what
+is compared is arithmetic. Each part gets the hidden states that NumPy (fp32, the checkpoint's
 own weights) has at that point, so errors don't add up; a second run through MNN alone shows how
 they do. Both happen in a child process: MNN prints from C, and may fail with all its host.
 """
@@ -19,17 +20,18 @@ import numpy as np
 from runtime.bundle import Bundle, Variant, open_bundle
 from runtime.bundle_diff import encoding_name
 from runtime.embedding import EmbeddingFile
-from runtime.export.block_graph import key_order
-from runtime.export.checkpoint import Checkpoint
-from runtime.export.numpy_block import Sequence, block, gelu, linear, lm_head
+from runtime.export.check_reference import PartReference, reference_of, relative
+from runtime.export.model_source import ModelSource
+from runtime.export.open_model import open_model
 from runtime.export.request import OnProgress, Progress
-from runtime.export.weights import Array, BlockWeights
-from runtime.step_inputs import RotaryTable, Row, attention_mask
+from runtime.export.weights import Array
 from runtime.tokenizer import Tokenizer
 from scheduler.errors import EngineError
 
 QUESTION = "法国的首都是哪里？ What is the capital of France?"
 ANSWER = "法国的首都是巴黎。 The capital of France is Paris."
+
+_RANDOM_TOKENS = 48
 
 Chains = dict[str, Array]  # hidden states by encoding, as MNN alone computes them
 
@@ -38,8 +40,9 @@ Chains = dict[str, Array]  # hidden states by encoding, as MNN alone computes th
 class PartCheck:
     """Relative errors (norm of the difference over norm) of a part in one encoding.
 
-    ``errors`` names linear layers fed with MNN's own input (``up`` behind its GELU), keys, values
-    and ``y``; for lm_head, logits. ``drift`` is that of the output when MNN ran all parts so far.
+    ``errors`` names linear layers fed with MNN's own input (ChatGLM-6B's ``up`` behind its GELU, a
+    gate behind its SiLU), keys, values and ``y``; for lm_head, logits. ``drift`` is that of the
+    output when MNN ran all parts so far.
     """
 
     part: str
@@ -62,7 +65,7 @@ class _Task:
     checkpoint: Path
     bundle: Path
     part: str
-    sequence: Sequence
+    ids: list[int]
     reference: Array
     chains: Chains
 
@@ -83,10 +86,7 @@ def check_bundle(
     """
     bundle = open_bundle(bundle_path)
     ids = _token_ids(bundle)
-    tokens = bundle.manifest.tokens
-    assert tokens is not None
-    sequence = Sequence(len(ids), ids.index(tokens.bos), ids.index(tokens.gmask))
-    reference, chains = _embedded(Checkpoint(checkpoint), bundle, ids)
+    reference, chains = _embedded(open_model(checkpoint), bundle, ids)
     names = [part.name for part in bundle.manifest.parts]
     checks: list[PartCheck] = []
     context = multiprocessing.get_context("spawn")  # MNN's threads don't survive a fork
@@ -94,7 +94,7 @@ def check_bundle(
         for number, name in enumerate(names):
             on_progress(Progress(f"check of {name}", number, len(names), 0))
             check = _check_lm_head if name == "lm_head" else _check_block
-            task = _Task(checkpoint, bundle_path, name, sequence, reference, chains)
+            task = _Task(checkpoint, bundle_path, name, ids, reference, chains)
             try:
                 result = child.submit(check, task).result()
             except BrokenProcessPool as error:
@@ -113,21 +113,26 @@ def check_bundle(
 
 
 def _token_ids(bundle: Bundle) -> list[int]:
-    """Question, [gMASK], <sop>, answer; cut to what the model can hold."""
-    tokenizer, tokens = Tokenizer.of_bundle(bundle), bundle.manifest.tokens
-    assert tokens is not None
+    """Question, [gMASK], <sop>, answer; cut to what the model can hold. See above for the rest."""
+    geometry, tokens = bundle.manifest.geometry, bundle.manifest.tokens
+    if tokens is None:
+        length = min(_RANDOM_TOKENS, geometry.max_context)
+        some = np.random.default_rng(0).integers(geometry.vocab_size, size=length)
+        return [int(token) for token in some]
+    tokenizer = Tokenizer.of_bundle(bundle)
     half = bundle.manifest.geometry.max_context // 2 - 2
     question, answer = tokenizer.encode(QUESTION)[:half], tokenizer.encode(ANSWER)[:half]
     return [*question, tokens.gmask, tokens.bos, *answer]
 
 
-def _embedded(checkpoint: Checkpoint, bundle: Bundle, ids: list[int]) -> tuple[Array, Chains]:
+def _embedded(source: ModelSource, bundle: Bundle, ids: list[int]) -> tuple[Array, Chains]:
     manifest = bundle.manifest
-    exact = np.concatenate([checkpoint.embedding_rows(token, token + 1) for token in ids])
+    exact = np.concatenate([source.embedding_rows(token, token + 1) for token in ids])
     stored = EmbeddingFile(
         bundle.file(manifest.embedding.file),
         manifest.geometry.vocab_size,
         manifest.geometry.hidden_size,
+        manifest.embedding.dtype,
     ).lookup(ids)
     return exact, {encoding_name(one): stored for one in manifest.parts[0].variants}
 
@@ -138,25 +143,22 @@ def _silence_stdout() -> None:
 
 
 def _check_block(task: _Task) -> _Result:
-    bundle, checkpoint = open_bundle(task.bundle), Checkpoint(task.checkpoint)
-    geometry = bundle.manifest.geometry
-    weights = checkpoint.block(int(task.part.removeprefix("block_")))
-    epsilon = geometry.layernorm_epsilon
-    expected = block(task.reference, weights, task.sequence, geometry.heads, epsilon)
+    bundle, reference = _opened(task)
+    number = int(task.part.removeprefix("block_"))
+    expected = reference.block(task.reference, number)
     checks, outputs = [], {}
     for variant in _variants(bundle, task.part):
         encoding = encoding_name(variant)
         rows = [task.reference, task.chains[encoding]]
-        traced = _run_block(bundle, variant, task.sequence, rows)
+        traced = _run_block(bundle, variant, reference, rows)
         alone, chained = ({key: value[row] for key, value in traced.items()} for row in (0, 1))
-        order = key_order(geometry.head_dim)
-        errors = _layer_errors(alone, weights, geometry.heads, geometry.head_dim) | {
-            "keys": _relative(alone["new_k"], expected.keys[:, :, order].transpose(0, 2, 1)),
-            "values": _relative(alone["new_v"], expected.values),
-            "y": _relative(alone["y"], expected.y),
+        errors = reference.layer_errors(alone, number) | {
+            "keys": relative(alone["new_k"], reference.keys_as_stored(expected.keys)),
+            "values": relative(alone["new_v"], expected.values),
+            "y": relative(alone["y"], expected.y),
         }
         outputs[encoding] = chained["y"]
-        drift = _relative(chained["y"], expected.y)
+        drift = relative(chained["y"], expected.y)
         checks.append(PartCheck(task.part, encoding, errors, drift))
     return _Result(expected.y, outputs, checks)
 
@@ -164,22 +166,21 @@ def _check_block(task: _Task) -> _Result:
 def _check_lm_head(task: _Task) -> _Result:
     from runtime.backends.mnn_trace import TracedPart
 
-    bundle, checkpoint = open_bundle(task.bundle), Checkpoint(task.checkpoint)
-    epsilon = bundle.manifest.geometry.layernorm_epsilon
-    expected = lm_head(task.reference, checkpoint.head(), epsilon)
+    bundle, reference = _opened(task)
+    expected = reference.logits(task.reference)
     variants = {encoding_name(one): one for one in _variants(bundle, task.part)}
     checks, outputs = [], {}
     for encoding, variant in variants.items():
         run = TracedPart(bundle.file(variant.files[0]), ["x"], ["logits"], _threads())
         logits = run(x=task.reference[:, None])["logits"][:, 0]
-        errors = {"logits": _relative(logits, expected)}
+        errors = {"logits": relative(logits, expected)}
         # Blocks without an lm_head of their own encoding go on with the first one there is.
         first = encoding == next(iter(variants))
         for chain, hidden in task.chains.items():
             if chain == encoding or (first and chain not in variants):
                 label = encoding if chain == encoding else f"{chain}, lm_head {encoding}"
                 outputs[label] = run(x=hidden[:, None])["logits"][:, 0]
-                drift = _relative(outputs[label], expected)
+                drift = relative(outputs[label], expected)
                 checks.append(PartCheck(task.part, label, errors, drift))
     return _Result(expected, outputs, checks)
 
@@ -189,49 +190,23 @@ def _variants(bundle: Bundle, name: str) -> list[Variant]:
     return [one for one in part.variants if one.engine == "mnn"]
 
 
+def _opened(task: _Task) -> tuple[Bundle, PartReference]:
+    bundle = open_bundle(task.bundle)
+    manifest = bundle.manifest
+    source = open_model(task.checkpoint)
+    return bundle, reference_of(source, manifest.geometry, manifest.tokens, task.ids)
+
+
 def _run_block(
-    bundle: Bundle, variant: Variant, sequence: Sequence, rows: list[Array]
+    bundle: Bundle, variant: Variant, reference: PartReference, rows: list[Array]
 ) -> dict[str, Array]:
     """Run hidden states as the rows of one batch; adds the values inside the block, by name."""
     from runtime.backends.mnn_trace import TracedPart
 
-    geometry = bundle.manifest.geometry
-    batch = [Row(0, sequence.context, sequence.mask_position)] * len(rows)
-    table = RotaryTable(geometry.turning, geometry.max_context)
-    cos, sin = table.at(batch, sequence.tokens)
-    heads, dim = geometry.heads, geometry.head_dim
-    inputs = {
-        "x": np.stack(rows),
-        "mask": attention_mask(batch, sequence.tokens, 0),
-        "cos": cos,
-        "sin": sin,
-        "past_k": np.zeros((len(rows), heads, dim, 0), np.float32),
-        "past_v": np.zeros((len(rows), heads, 0, dim), np.float32),
-    }
-    inside = ["ln1", "query_key_value", "context.flat", "dense", "ln2", "gelu", "down"]
-    outputs = ["y", "new_k", "new_v", *inside]
+    inputs = reference.inputs(rows)
+    outputs = ["y", "new_k", "new_v", *reference.inside]
     path = bundle.file(variant.files[0])
     return TracedPart(path, list(inputs), outputs, _threads())(**inputs)
-
-
-def _layer_errors(
-    traced: dict[str, Array], weights: BlockWeights, heads: int, head_dim: int
-) -> dict[str, float]:
-    fused = linear(traced["ln1"], weights.query_key_value)
-    by_head = fused.reshape(-1, heads, 3, head_dim)
-    by_head[:, :, :2] = by_head[:, :, :2, key_order(head_dim)]
-    expected = {
-        "query_key_value": by_head.transpose(0, 2, 1, 3).reshape(fused.shape),
-        "dense": linear(traced["context.flat"], weights.dense),
-        "up": gelu(linear(traced["ln2"], weights.up)),
-        "down": linear(traced["gelu"], weights.down),
-    }
-    found = traced | {"up": traced["gelu"]}
-    return {name: _relative(found[name], value) for name, value in expected.items()}
-
-
-def _relative(found: Array, expected: Array) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def _threads() -> int:

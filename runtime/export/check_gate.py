@@ -17,6 +17,14 @@ rounds bf16 and fp32 checkpoints by up to 5e-4. Other weights are off by 100 % a
 is held to it: the block's output alone hides errors behind the residual.
 """
 
+OUTPUT_FACTOR = 3.0
+"""How many times that the output of a block with a plain residual may be off.
+
+Each of its matrices works on what the one before got wrong: 2.9 % at int8 and 30 % at int4 for
+small blocks of normally distributed weights whose residual is no larger than what is added to it
+(measured). ChatGLM-6B's scaled residual leaves no room for that.
+"""
+
 
 def require_close(report: CheckReport, bundle: Path) -> None:
     """Refuse a report with an error beyond `LARGEST_ERROR`.
@@ -24,10 +32,10 @@ def require_close(report: CheckReport, bundle: Path) -> None:
     Raises BundleError that names the worst one.
     """
     beyond = [
-        (error / LARGEST_ERROR[_precision(part)], part, name, error)
+        (error / _limit(part, name), part, name, error)
         for part in report.parts
         for name, error in part.errors.items()
-        if not error <= LARGEST_ERROR[_precision(part)]  # NaN is too large as well
+        if not error <= _limit(part, name)  # NaN is too large as well
     ]
     if not beyond:
         return
@@ -35,8 +43,14 @@ def require_close(report: CheckReport, bundle: Path) -> None:
     others = f"; {len(beyond) - 1} more are too far off" if len(beyond) > 1 else ""
     raise BundleError(
         f"{bundle}: {name} of {part.part} ({part.encoding}) is off by {error:.2%}, over the"
-        f" {LARGEST_ERROR[_precision(part)]:.2%} that rounding explains{others}; export it anew."
+        f" {_limit(part, name):.2%} that rounding explains{others}; export it anew."
     )
+
+
+def _limit(part: PartCheck, name: str) -> float:
+    limit = LARGEST_ERROR[_precision(part)]
+    plain_residual = "gate_up" in part.errors
+    return OUTPUT_FACTOR * limit if name == "y" and plain_residual else limit
 
 
 def _precision(part: PartCheck) -> str:

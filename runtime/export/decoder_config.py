@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import ValidationError
+
 from runtime.geometry import Geometry
 from runtime.rotary import Rotary
+from runtime.strict_json import validation_sentence
+from scheduler.errors import CheckpointError
 from scheduler.model import ModelSpec
 
 
@@ -72,7 +76,19 @@ def spec_of(config: DecoderConfig) -> ModelSpec:
 
 
 def geometry_of(config: DecoderConfig) -> Geometry:
-    """What the manifest of this decoder's bundle states."""
+    """What the manifest of this decoder's bundle states.
+
+    Raises CheckpointError for sizes that no bundle may have.
+    """
+    try:
+        return _geometry(config)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{config.name} is out of what a bundle can describe: {validation_sentence(error)}."
+        ) from error
+
+
+def _geometry(config: DecoderConfig) -> Geometry:
     return Geometry(
         family=config.family,
         hidden_size=config.hidden_size,

@@ -55,7 +55,7 @@ def export_bundle(request: ExportRequest, on_progress: OnProgress = lambda _: No
 def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
     existing = _existing_bundle(request)
     model = open_model(request.checkpoint)
-    spec = model.spec
+    spec, geometry = model.spec, model.geometry
     wanted = _wanted(spec, request)
     tracker = Tracker(on_progress, sum(file.stat().st_size for file in model.files))
     source = source_hash(model.files, tracker)
@@ -84,7 +84,7 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
         PartMaker(model, workspace, spec, tracker).make(missing, jobs)
         manifest = Manifest(
             model=request.name or spec.name,
-            geometry=model.geometry,
+            geometry=geometry,
             tokens=model.tokens,
             stop_ids=model.stop_ids,
             tokenizer=tokenizer,

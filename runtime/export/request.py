@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,23 +61,37 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+_MNN_BLOCK = 16  # what the converter's --weightQuantBlock must be a multiple of (measured)
+
+
 def choose_encodings(
     spec: ModelSpec, precisions: tuple[Precision, ...], weight_block: int | None
 ) -> list[Encoding]:
     """One encoding per precision; without ``weight_block`` the coarsest that fits every width.
 
-    Raises UserInputError for a weight block that does not divide the width of a matrix.
+    Where none of the usual ones fits, int4 has one scale per row. Raises UserInputError for a
+    weight block that is no multiple of 16, as MNN wants it, or does not divide a matrix's width.
     """
+    if weight_block is not None and weight_block % _MNN_BLOCK:
+        raise UserInputError(
+            f"--weight-block is {weight_block}; expected a multiple of {_MNN_BLOCK}."
+        )
     widths = sorted({matrix.inner for matrix in block_matrices(spec)})
     if weight_block is not None and "int4" in precisions:
         for width in widths:
             if width % weight_block:
                 raise UserInputError(
                     f"--weight-block {weight_block} does not divide the width {width} of"
-                    f" {spec.name}; usable: {default_weight_block(spec) or 'none, leave it out'}."
+                    f" {spec.name}; usable: {_usable(widths) or 'none, leave it out'}."
                 )
     block = weight_block or default_weight_block(spec)
     return [
         Encoding(precision, block if precision == "int4" else None)
         for precision in dict.fromkeys(precisions)
     ]
+
+
+def _usable(widths: list[int]) -> str:
+    common = math.gcd(*widths)
+    blocks = [size for size in range(_MNN_BLOCK, common + 1, _MNN_BLOCK) if common % size == 0]
+    return ", ".join(map(str, blocks[:12]))

@@ -86,7 +86,7 @@ def test_works_without_any_network_interface(checkpoint, out):
         (["--precision", ""], "--precision is ''"),
         (["--head-precision", "fp64"], "fp64"),
         (["--jobs", "0"], "--jobs"),
-        (["--weight-block", "48"], "--weight-block"),
+        (["--weight-block", "40"], "--weight-block is 40"),
     ],
 )
 def test_bad_options_are_one_sentence(checkpoint, out, arguments, said):

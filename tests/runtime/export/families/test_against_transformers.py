@@ -2,87 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from runtime.backends.mnn import MnnBackend
-from runtime.bundle import Bundle, open_bundle, select_variant
-from runtime.embedding import EmbeddingFile
+from runtime.bundle import open_bundle
+from runtime.bundle_spec import spec_of_bundle
+from runtime.engine import Engine, Generation
 from runtime.export.exporter import export_bundle
 from runtime.export.request import ExportRequest
-from runtime.stage import Stage, Step
-from runtime.step_inputs import Row
+from runtime.launch import launches_of
+from runtime.sampling import Sampling
+from scheduler.planner import make_plan
+from scheduler.request import PlanRequest
+from tests.support.block_runs import random_texts, require_same_states
 from tests.support.decoder_models import MODELS, block_outputs, make_model, save_model
 
-pytest.importorskip("torch", reason="needs PyTorch")
+torch = pytest.importorskip("torch", reason="needs PyTorch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-LENGTHS = (3, 70, 5)  # the cache grows at 64
-STEPS = 2
+
+@pytest.mark.parametrize("name", MODELS)
+def test_hidden_states_of_prefill_and_decode_of_three_texts_together(
+    name: str, tmp_path: Path
+) -> None:
+    model: Any = make_model(name)
+    save_model(model, tmp_path / "checkpoint")
+    export_bundle(ExportRequest(tmp_path / "checkpoint", tmp_path / "bundle", ("fp32",)))
+    texts = random_texts(model.config.vocab_size)
+    states, logits = zip(*(block_outputs(model, ids) for ids in texts), strict=True)
+    require_same_states(open_bundle(tmp_path / "bundle"), texts, list(states), list(logits))
 
 
-@dataclass
-class Pair:
-    bundle: Bundle
-    texts: list[list[int]]
-    expected: list[list[np.ndarray]]
-    """By text, then behind the embedding and each block."""
-    logits: list[np.ndarray]
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder = tmp_path_factory.mktemp("family")
-    model: Any = make_model(request.param)
-    save_model(model, folder / "checkpoint")
-    export_bundle(ExportRequest(folder / "checkpoint", folder / "bundle", ("fp32",)))
-    random = np.random.default_rng(1)
-    texts = [random.integers(3, 96, length + STEPS).tolist() for length in LENGTHS]
-    outputs = [block_outputs(model, ids) for ids in texts]
-    states, logits = zip(*outputs, strict=True)
-    return Pair(open_bundle(folder / "bundle"), texts, list(states), list(logits))
-
-
-def backend_with(bundle: Bundle, part: str) -> MnnBackend:
-    geometry = bundle.manifest.geometry
-    backend = MnnBackend("cpu", 1, geometry.kv_heads, geometry.head_dim)
-    path = bundle.file(select_variant(bundle.manifest, part, "mnn", "fp32").variant.files[0])
-    (backend.load_lm_head if part == "lm_head" else backend.load_block)(path)
-    return backend
-
-
-def error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
-def test_hidden_states_of_prefill_and_decode_of_three_texts_together(pair: Pair) -> None:
-    bundle, geometry = pair.bundle, pair.bundle.manifest.geometry
-    embedding = bundle.manifest.embedding
-    rows = EmbeddingFile(
-        bundle.file(embedding.file), geometry.vocab_size, geometry.hidden_size, embedding.dtype
+@pytest.mark.parametrize("name", ["llama, tied, three heads on one", "qwen3"])
+def test_greedy_tokens_through_two_stages_are_those_of_generate(name: str, tmp_path: Path) -> None:
+    model: Any = make_model(name, num_hidden_layers=3)
+    save_model(model, tmp_path / "checkpoint", max_shard_size="20KB")
+    assert len(list((tmp_path / "checkpoint").glob("*.safetensors"))) > 2
+    export_bundle(ExportRequest(tmp_path / "checkpoint", tmp_path / "bundle", ("fp32",)))
+    bundle = open_bundle(tmp_path / "bundle", verify=True)
+    assert bundle.manifest.stop_ids == [2]
+    plan = make_plan(
+        PlanRequest(
+            spec_of_bundle(bundle),
+            vram_bytes=(1 << 33,),
+            gpu_blocks=1,
+            gpu_precision="fp32",
+            cpu_precision="fp32",
+            context=128,
+        )
     )
-    longest = max(LENGTHS)
-    padded = [ids[:n] + [0] * (longest - n) for ids, n in zip(pair.texts, LENGTHS, strict=True)]
-    prefill = np.stack([rows.lookup(ids) for ids in padded])
-    steps = [
-        np.stack([rows.lookup([ids[n + step]]) for ids, n in zip(pair.texts, LENGTHS, strict=True)])
-        for step in range(STEPS)
-    ]
-    for text, n in enumerate(LENGTHS):
-        assert error(prefill[text, :n], pair.expected[text][0][:n]) == 0
-    for number in range(geometry.blocks):
-        backend = backend_with(bundle, f"block_{number}")
-        stage = Stage(backend, geometry.turning, geometry.max_context)
-        prefill = stage.forward(Step((Row(0),) * 3, longest), prefill)
-        for text, n in enumerate(LENGTHS):
-            assert error(prefill[text, :n], pair.expected[text][number + 1][:n]) < 1e-5
-        for done in range(STEPS):
-            at = tuple(Row(n + done) for n in LENGTHS)
-            steps[done] = stage.forward(Step(at, 1), steps[done])
-            for text, n in enumerate(LENGTHS):
-                assert error(steps[done][text, 0], pair.expected[text][number + 1][n + done]) < 1e-5
-    logits = backend_with(bundle, "lm_head").lm_head(steps[-1][:, 0])
-    assert error(logits, np.stack([one[-1] for one in pair.logits])) < 1e-5
+    launches = launches_of(plan, bundle, frozenset({"mnn:cpu"}), {}, 1)
+    with Engine(bundle, launches, 128) as engine:
+        for prompt in random_texts(96)[:2]:
+            generation = Generation()
+            found = list(engine.generate(prompt, Sampling(), 24, generation))
+            with torch.no_grad():
+                answer = model.generate(
+                    torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=0
+                )[0, len(prompt) :].tolist()
+            assert found == [token for token in answer if token != 2]
+            assert len(found) == 24 or generation.finish_reason == "stop"
