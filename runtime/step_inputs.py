@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from runtime.rotary import Rotary, rotary_speeds
+from runtime.rotary import Rotary
+from runtime.rotary_speeds import rotary_speeds
 
 MASKED = np.float32(-10000.0)  # the published model's value; exp() of it is exactly 0 in fp32
 

@@ -13,7 +13,8 @@ import numpy as np
 from runtime.export.decoder_config import DecoderConfig
 from runtime.export.numpy_block import BlockValues, softmax
 from runtime.export.weight_source import Array, WeightSource
-from runtime.rotary import Rotary, rotary_speeds
+from runtime.rotary import Rotary
+from runtime.rotary_speeds import rotary_speeds
 
 
 def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:

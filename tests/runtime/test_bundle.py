@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +16,7 @@ from runtime.manifest import Manifest
 from runtime.rotary import Rotary
 from scheduler.errors import BundleError
 from tests.support.bundles import add_file, write_bundle, write_manifest
+from tests.support.tiny import TINY_BUNDLE
 
 
 @pytest.fixture
@@ -259,3 +262,20 @@ def test_what_is_absent_is_named_with_what_there_is(tmp_path):
 def test_extra_files_do_not_matter(bundle):
     add_file(bundle, "notes.txt", b"mine")
     open_bundle(bundle, verify=True)
+
+
+def test_a_manifest_is_read_without_numpy_or_mnn() -> None:
+    script = (
+        "import sys; from pathlib import Path; from runtime.bundle import read_manifest;"
+        " from runtime.bundle_spec import spec_of_bundle;"
+        " read_manifest(Path(sys.argv[1]));"
+        " print([one for one in ('numpy', 'MNN') if one in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(TINY_BUNDLE)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=TINY_BUNDLE.parents[2],
+    )
+    assert done.stdout.strip() == "[]"

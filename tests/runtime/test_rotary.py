@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.rotary import Rotary, RotaryScaling, rotary_speeds
+from runtime.rotary import Rotary, RotaryScaling
+from runtime.rotary_speeds import rotary_speeds
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 CASES = {

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from runtime.export.gguf_source import GgufSource
-from runtime.rotary import Rotary, RotaryScaling, rotary_speeds
+from runtime.rotary import Rotary, RotaryScaling
+from runtime.rotary_speeds import rotary_speeds
 from scheduler.errors import CheckpointError
 from tests.support.gguf_files import CONFIGS, random_weights, write_gguf
 
