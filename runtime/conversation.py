@@ -1,13 +1,12 @@
-"""A conversation: rounds in ChatGLM's format, answers streamed, old rounds dropped when full."""
+"""A conversation: rounds in the model's format, answers streamed, old rounds dropped when full."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 
+from runtime.chat_format import ChatFormat, Message
 from runtime.engine import Engine, Generation
-from runtime.prompt import build_prompt, chatglm_ids
 from runtime.sampling import Sampling
-from runtime.tokenizer import StreamDecoder, TextCodec
 
 
 class Conversation:
@@ -18,11 +17,11 @@ class Conversation:
     question.
     """
 
-    def __init__(self, engine: Engine, tokenizer: TextCodec, system: str | None = None) -> None:
+    def __init__(self, engine: Engine, chat_format: ChatFormat, system: str | None = None) -> None:
         self.history: list[tuple[str, str]] = []
         self.dropped_rounds = 0
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._format = chat_format
         self._system = system
 
     def ask(
@@ -30,10 +29,11 @@ class Conversation:
     ) -> Generator[str]:
         """Yield the answer's text piece by piece; `generation` records tokens and times.
 
-        Raises UserInputError when the question alone does not fit the context.
+        Raises UserInputError when the question alone does not fit the context, and when the model
+        has no form for a system text or for earlier rounds.
         """
         prompt_ids = self._prompt_ids(question)
-        decoder = StreamDecoder(self._tokenizer)
+        decoder = self._format.answer_stream()
         pieces: list[str] = []
         try:
             for token_id in self._engine.generate(prompt_ids, sampling, max_new_tokens, generation):
@@ -58,9 +58,15 @@ class Conversation:
         """The newest rounds that fit beside the question, leaving a quarter for the answer."""
         room = self._engine.context_tokens * 3 // 4
         for dropped in range(len(self.history) + 1):
-            prompt = build_prompt(self.history[dropped:], question, self._system)
-            prompt_ids = chatglm_ids(self._tokenizer, prompt)
+            prompt_ids = self._format.prompt_ids(self._messages(self.history[dropped:], question))
             if len(prompt_ids) <= room:
                 break
         self.dropped_rounds = dropped
         return prompt_ids
+
+    def _messages(self, rounds: list[tuple[str, str]], question: str) -> list[Message]:
+        messages = [{"role": "system", "content": self._system}] if self._system else []
+        for asked, answer in rounds:
+            messages.append({"role": "user", "content": asked})
+            messages.append({"role": "assistant", "content": answer})
+        return [*messages, {"role": "user", "content": question}]

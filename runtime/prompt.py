@@ -1,10 +1,55 @@
-"""ChatGLM's chat format: rounds of question and answer, and the two tokens that end a prompt."""
+"""ChatGLM-6B's chat format: rounds of question and answer, and the two tokens that end a prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from runtime.tokenizer import TextCodec
+from runtime.manifest import SpecialTokens
+from runtime.tokenizer import StreamDecoder, TextCodec
+from scheduler.errors import UserInputError
+
+
+class ChatGlmCodec(TextCodec, Protocol):
+    """A tokenizer of ChatGLM-6B's vocabulary."""
+
+    special: SpecialTokens
+
+
+class ChatGlmFormat:
+    """Messages as ChatGLM-6B was trained on them.
+
+    There are no tools and no system role: a system text goes before the first question.
+    """
+
+    holds_conversations = True
+
+    def __init__(self, tokenizer: ChatGlmCodec) -> None:
+        self._tokenizer = tokenizer
+
+    def prompt_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """Token ids of rounds and a question, then [gMASK] and <sop>.
+
+        Raises UserInputError unless questions and answers take turns and a question comes last.
+        """
+        system, rounds = _split_system(messages)
+        turns = [("user", "assistant")[number % 2] for number in range(len(rounds))]
+        if tools or len(rounds) % 2 == 0 or [one["role"] for one in rounds] != turns:
+            raise UserInputError(
+                "ChatGLM-6B knows a system text, then user and assistant in turns with a user's"
+                " message at the end, and no tools; send it such messages."
+            )
+        texts = [str(one["content"]) for one in rounds]
+        history = list(zip(texts[:-1:2], texts[1:-1:2], strict=True))
+        return chatglm_ids(self._tokenizer, build_prompt(history, texts[-1], system))
+
+    def answer_stream(self) -> StreamDecoder:
+        """A decoder that gives the answer the release's last touch."""
+        return StreamDecoder(self._tokenizer)
 
 
 def build_prompt(
@@ -26,7 +71,15 @@ def build_prompt(
     return "".join(rounds) + f"[Round {len(history)}]\n问：{questions[-1]}\n答："
 
 
-def chatglm_ids(tokenizer: TextCodec, prompt: str) -> list[int]:
+def chatglm_ids(tokenizer: ChatGlmCodec, prompt: str) -> list[int]:
     """Token ids of a prompt, then [gMASK] and <sop>: generation continues from there."""
     special = tokenizer.special
     return [*tokenizer.encode(prompt), special.gmask, special.bos]
+
+
+def _split_system(
+    messages: Sequence[Mapping[str, Any]],
+) -> tuple[str | None, Sequence[Mapping[str, Any]]]:
+    if messages and messages[0]["role"] == "system":
+        return str(messages[0]["content"]), messages[1:]
+    return None, messages

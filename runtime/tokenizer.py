@@ -24,9 +24,7 @@ _UNKNOWN = " \u2047 "  # what SentencePiece prints for its piece <unk>
 
 
 class TextCodec(Protocol):
-    """What a conversation needs of a tokenizer."""
-
-    special: SpecialTokens
+    """What streaming and prompts need of a tokenizer."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text."""

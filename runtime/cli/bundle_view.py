@@ -23,8 +23,7 @@ def facts_table(manifest: Manifest) -> Table:
     table.add_row("width", f"{geometry.hidden_size} ({_heads(geometry)} of {geometry.head_dim})")
     table.add_row("feed-forward", str(geometry.ffn_size))
     table.add_row("vocabulary", str(geometry.vocab_size))
-    limit = " (its sliding window)" if geometry.sliding_window else ""
-    table.add_row("longest context", f"{geometry.max_context}{limit}")
+    table.add_row("longest context", str(geometry.max_context))
     if tokens is not None:
         named = ", ".join(f"{name} {one}" for name, one in tokens.model_dump().items())
         table.add_row("special tokens", named)
@@ -50,10 +49,7 @@ def sizes_table(manifest: Manifest) -> Table:
     table = Table("part", *columns, title="Sizes on disk (measured)", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    table.add_row(
-        f"embedding ({manifest.embedding.dtype})",
-        format_size(manifest.embedding.file.size_bytes),
-    )
+    table.add_row("embedding (bf16)", format_size(manifest.embedding.file.size_bytes))
     sizes = [
         (part.name, {encoding_name(one): one.size_bytes for one in part.variants})
         for part in manifest.parts

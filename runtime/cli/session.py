@@ -11,14 +11,13 @@ from pathlib import Path
 
 import click
 
-from runtime.article.longest_match import LongestMatchTokenizer
 from runtime.backends.proof import prove_backends
 from runtime.bundle import Bundle
+from runtime.chat_format import chat_format_of
 from runtime.conversation import Conversation
 from runtime.engine import Engine
 from runtime.launch import StageLaunch, check_ram, launches_of
 from runtime.pipeline import ProgressCallback
-from runtime.tokenizer import Tokenizer
 from runtime.worker import Loaded
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan
@@ -63,12 +62,11 @@ def open_session(
         if launch.fallback:
             click.echo(f"{launch.device}: {launch.fallback}", err=True)
     check_ram(plan, spec, launches, cpu.available_bytes)
-    article = bundle.layout == "article"
-    tokenizer = (LongestMatchTokenizer if article else Tokenizer).of_bundle(bundle)
+    chat_format = chat_format_of(bundle)
     with _load_progress(launches) as on_progress:
         engine = Engine(bundle, launches, plan.context_tokens, on_progress)
     with engine:
-        yield Session(plan, bundle, engine, Conversation(engine, tokenizer, system))
+        yield Session(plan, bundle, engine, Conversation(engine, chat_format, system))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from runtime.export.families.named_weights import NamedWeights
 from runtime.export.model_source import DecoderSource, ModelSource
 from runtime.export.shards import require_inside
 from runtime.export.tensor_files import open_tensors
-from runtime.export.tokenizer_files import tokenizer_for_bundle, tokenizer_sources
+from runtime.export.tokenizer_files import end_of_turn_ids, tokenizer_for_bundle, tokenizer_sources
 from scheduler.errors import CheckpointError
 
 
@@ -37,6 +38,8 @@ def open_model(location: Path) -> ModelSource:
     if _is_first_chatglm(read_json(config_path)):
         return ChatGlmSource(location)
     config = read_decoder_config(location)
+    turn_ends = set(end_of_turn_ids(location)) - set(config.stop_ids)
+    config = replace(config, stop_ids=(*config.stop_ids, *sorted(turn_ends)))
     tensors = open_tensors(location)
     weights = NamedWeights(tensors, config, location)
     generation = [location / GENERATION_CONFIG] if (location / GENERATION_CONFIG).exists() else []
@@ -46,7 +49,7 @@ def open_model(location: Path) -> ModelSource:
         weights=weights,
         precision=weights.precision,
         files=[config_path, *generation, *tokenizer_sources(location), *tensors.files],
-        tokenizer=partial(tokenizer_for_bundle, location),
+        tokenizer=partial(tokenizer_for_bundle, location, vocab_size=config.vocab_size),
     )
 
 

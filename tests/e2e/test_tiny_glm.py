@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from runtime.bundle import open_bundle
 from runtime.bundle_spec import spec_of_bundle
+from runtime.chat_format import chat_format_of
 from runtime.conversation import Conversation
 from runtime.engine import Engine, Generation
 from runtime.launch import launches_of
 from runtime.sampling import Sampling
-from runtime.tokenizer import Tokenizer
 from scheduler.planner import make_plan
 from scheduler.request import PlanRequest
 from tests.support.tiny import TINY_BUNDLE, questions
@@ -25,11 +25,11 @@ def answers(gpu_blocks: int, items: list[dict[str, object]]) -> list[str]:
         PlanRequest(spec_of_bundle(bundle), vram_bytes=(1 << 30,), gpu_blocks=gpu_blocks)
     )
     launches = launches_of(plan, bundle, frozenset({"mnn:cpu"}), {}, 1)
-    tokenizer = Tokenizer.of_bundle(bundle)
+    chat_format = chat_format_of(bundle)
     found = []
     with Engine(bundle, launches, 512) as engine:
         for item in items:
-            conversation = Conversation(engine, tokenizer)
+            conversation = Conversation(engine, chat_format)
             conversation.history = [(q, a) for q, a in item["history"]]  # type: ignore[attr-defined]
             pieces = conversation.ask(str(item["question"]), Sampling(), 64, Generation())
             found.append("".join(pieces))

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.json_tokenizer import write_letters
+
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -81,13 +83,9 @@ def make_model(name: str, **changes: Any) -> Any:
 
 
 def save_model(model: Any, directory: Path, **options: Any) -> None:
-    """Write config.json, generation_config.json and weights, and a word for a tokenizer."""
+    """Write config.json, generation_config.json and weights, and letters for a tokenizer."""
     model.save_pretrained(directory, **options)
-    words = {f"w{number}": number for number in range(model.config.vocab_size)}
-    document = {"version": "1.0", "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}}
-    import json
-
-    (directory / "tokenizer.json").write_text(json.dumps(document))
+    write_letters(directory)
 
 
 def block_outputs(model: Any, ids: list[int]) -> tuple[list[np.ndarray], np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tests.support.chatglm_checkpoint import DTYPES
+from tests.support.json_tokenizer import write_letters
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -78,7 +79,7 @@ def write_checkpoint(
     tensors = random_tensors(config, seed) if tensors is None else tensors
     stored = {name: value.astype(DTYPES[precision]) for name, value in tensors.items()}
     (directory / "config.json").write_text(json.dumps(config))
-    (directory / "tokenizer.json").write_text("{}")
+    write_letters(directory)
     if shards == 1:
         save_file(stored, directory / "model.safetensors")
     else:

@@ -16,6 +16,7 @@ from runtime.export.request import ExportRequest
 from tests.reference import chatglm2_numpy as reference
 from tests.support import torch_zip
 from tests.support.block_runs import random_texts, relative_error, require_same_states
+from tests.support.json_tokenizer import write_letters
 
 CHATGLM2: dict[str, Any] = {
     "model_type": "chatglm",
@@ -63,7 +64,7 @@ def write(directory: Path, config: dict[str, Any], layout: str = "safetensors") 
     else:
         save_file(stored, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps(config))
-    (directory / "tokenizer.json").write_text("{}")
+    write_letters(directory)
     return tensors
 
 
