@@ -129,6 +129,27 @@ class Planning:
         return Host(cpu=cpu, notes=notes)
 
 
+def this_machine() -> tuple[Host, Speeds | None]:
+    """The machine that this runs on, as plans see it where nothing is named; see `Planning`."""
+    from scheduler.wanted import Wanted
+
+    nothing = Planning(
+        model="",
+        wanted=Wanted(),
+        machine_words=(),
+        gpu_precision=None,
+        cpu_precision=None,
+        reserve_bytes=None,
+        max_vram_bytes=None,
+        gpu_blocks=None,
+        context=None,
+        slots=None,
+        policy="fit",
+        objective="latency",
+    )
+    return nothing.machine()
+
+
 def planning_options(
     default_model: str,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +22,16 @@ def own_directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(*words: str, config: Path, width: int = 80) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str, config: Path, width: int = 80, **others: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "runtime.cli", *words],
         capture_output=True,
         text=True,
         encoding="utf-8",
         cwd=ROOT,
-        env=os.environ | {"GLM_PLAN_CONFIG_DIR": str(config), "COLUMNS": str(width)},
+        env=os.environ | {"GLM_PLAN_CONFIG_DIR": str(config), "COLUMNS": str(width)} | others,
         check=False,
     )
 
@@ -41,8 +44,8 @@ def document(*words: str, config: Path) -> dict[str, Any]:
     return parsed
 
 
-def test_models_table_shows_sizes_and_where_they_come_from(own_directory: Path) -> None:
-    done = run("models", config=own_directory)
+def test_models_sizes_and_where_they_come_from(own_directory: Path) -> None:
+    done = run("models", "--sizes", config=own_directory)
     assert done.returncode == 0
     assert done.stderr == ""
     heading, *rows = done.stdout.splitlines()
@@ -53,6 +56,71 @@ def test_models_table_shows_sizes_and_where_they_come_from(own_directory: Path) 
     row = "chatglm 6.17 B 28 384.2 192.3 102.2 896.0 2,048"
     assert table["chatglm-6b"] == row.split()
     assert "Estimated" in rows[-1]
+
+
+def test_models_table_shows_what_is_here_and_how_fast_it_is(own_directory: Path) -> None:
+    done = run("models", config=own_directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    heading, *rows, note = done.stdout.splitlines()
+    assert heading.split() == ["model", "size", "blocks", "context", "tok/s", "at", "on", "disk"]
+    table = {row.split()[0]: row.split() for row in rows}
+    assert table["chatglm-6b"][1:5] == ["6.17", "B", "28", "2,048"]
+    assert {"fp16", "checkpoint", "MiB,"} <= set(table["tiny-glm"])
+    assert "estimated, by the fastest placement" in note
+
+
+def test_models_on_disk_alone(own_directory: Path) -> None:
+    names = {one["name"] for one in document("models", "--disk", config=own_directory)["models"]}
+    assert "tiny-glm" in names
+    assert "chatglm-6b" not in names
+    done = run("models", "chatglm-6b", "--disk", config=own_directory)
+    assert "None of them is on this disk" in done.stdout
+
+
+def test_the_prediction_is_the_planners(own_directory: Path) -> None:
+    (model,) = document("models", "tiny-glm", config=own_directory)["models"]
+    assert model["on_disk"]["bundle"] == str(ROOT / "profiles" / "models" / "tiny-glm-bundle")
+    assert model["on_disk"]["precisions"] == ["fp16"]
+    done = run("plan", "--model", "tiny-glm", "--policy", "fit", "--json", config=own_directory)
+    plan = json.loads(done.stdout)
+    here = model["here"]
+    assert here["decode_tokens_per_second"] == plan["speed"]["decode_tokens_per_second"]
+    assert here["precision"] == [stage["precision"] for stage in plan["stages"]]
+    assert (here["fits"], here["runnable"], here["provenance"]) == (True, True, "estimated")
+
+
+def test_a_model_that_is_too_large_says_so(own_directory: Path) -> None:
+    shipped = (ROOT / "profiles" / "models" / "qwen3-8b.toml").read_text(encoding="utf-8")
+    huge = shipped.replace("hidden_size = 4096", "hidden_size = 131072").replace(
+        "ffn_size = 12288", "ffn_size = 1048576"
+    )
+    (own_directory / "models" / "huge.toml").write_text(huge, encoding="utf-8")
+    (model,) = document("models", "huge", config=own_directory)["models"]
+    assert model["here"]["fits"] is False
+    assert "GiB" in model["here"]["sentence"]
+    assert "too large" in run("models", "huge", config=own_directory).stdout
+
+
+def test_models_of_the_store_are_listed_and_a_damaged_one_is_named(
+    own_directory: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "data" / "models"
+    shutil.copytree(ROOT / "profiles" / "models" / "tiny-glm-bundle", models / "mine" / "bundle")
+    (models / "bad" / "bundle").mkdir(parents=True)
+    (models / "bad" / "bundle" / "manifest.json").write_text("{", encoding="ascii")
+    (models / "empty").mkdir()
+    (models / "half").mkdir()
+    origin = '{"repo": "a/half", "revision": null, "commit": "c", "complete": false, "files": []}'
+    (models / "half" / "origin.json").write_text(origin, encoding="ascii")
+    done = run(
+        "models", "--disk", "--json", config=own_directory, GLM_PLAN_DATA_DIR=str(models.parent)
+    )
+    parsed = json.loads(done.stdout)
+    mine = next(one for one in parsed["models"] if one["name"] == "mine")
+    assert (mine["blocks"], mine["on_disk"]["precisions"]) == (8, ["fp16"])
+    assert [one["name"] for one in parsed["ungauged"]] == ["bad", "half"]
+    assert [one["on_disk"]["interrupted"] for one in parsed["ungauged"]] == [False, True]
+    assert done.stderr.startswith(f"bad: {models / 'bad' / 'bundle' / 'manifest.json'} is not JSON")
 
 
 @pytest.mark.parametrize("width", [20, 80, 200])
@@ -142,7 +210,7 @@ def test_listing_loads_neither_engines_nor_numpy(own_directory: Path, command: s
     script = (
         "import sys; from runtime.cli.main import cli;"
         f" cli.main(['{command}', '--json'], standalone_mode=False);"
-        " print([n for n in ('numpy', 'MNN', 'rich', 'psutil') if n in sys.modules],"
+        " print([n for n in ('numpy', 'MNN', 'rich') if n in sys.modules],"
         " file=sys.stderr)"
     )
     done = subprocess.run(
