@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from http import HTTPStatus
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
@@ -23,6 +23,7 @@ OnBytes = Callable[[int], None]
 """Called with the bytes of the file in work that are on the disk."""
 
 _HASH_CHUNK_BYTES = 4 << 20
+_OLDEST_HUB = 2  # 1.0 appends the whole file to a part where a server ignores ranges
 
 
 class Listing(NamedTuple):
@@ -33,9 +34,16 @@ class Listing(NamedTuple):
 
 
 def require_hub() -> None:
-    """Raise UserInputError where huggingface_hub is not installed; else make it quiet."""
-    if find_spec("huggingface_hub") is None:
-        raise UserInputError("Pulling needs huggingface_hub: pip install 'glm-plan[pull]'.")
+    """Raise UserInputError without a huggingface_hub that resumes downloads; else make it quiet."""
+    try:
+        major = int(version("huggingface_hub").split(".")[0])
+        version("filelock")
+    except (PackageNotFoundError, ValueError):
+        major = 0
+    if major < _OLDEST_HUB:
+        raise UserInputError(
+            f"Pulling needs huggingface_hub {_OLDEST_HUB} or newer: pip install 'glm-plan[pull]'."
+        )
     # Without this it asks the hub for a list of agents first, to name one in its user agent.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub.utils import disable_progress_bars, logging

@@ -231,6 +231,19 @@ def test_other_answers_are_sentences(hub: Hub, store: Path, fault: Any, sentence
     assert sentence in refused(pull(hub, store, "qwen3-0.6b"))
 
 
+@pytest.mark.parametrize("release", ["1.0.0", "unknown"])
+def test_an_old_or_broken_library_is_a_sentence(
+    hub: Hub, store: Path, tmp_path: Path, release: str
+) -> None:
+    info = tmp_path / "site" / f"huggingface_hub-{release}.dist-info"
+    info.mkdir(parents=True)
+    metadata = f"Metadata-Version: 2.1\nName: huggingface_hub\nVersion: {release}\n"
+    (info / "METADATA").write_text(metadata, encoding="ascii")
+    path = os.pathsep.join([str(info.parent), str(ROOT)])
+    sentence = refused(pull(hub, store, "qwen3-0.6b", PYTHONPATH=path))
+    assert sentence == "Pulling needs huggingface_hub 2 or newer: pip install 'glm-plan[pull]'."
+
+
 def test_no_network_is_a_sentence(store: Path) -> None:
     sentence = refused(pull("http://127.0.0.1:9", store, "qwen3-0.6b"))
     assert f"http://127.0.0.1:9 cannot be reached for {REPO}" in sentence
