@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 
+_VALUES_AT_ONCE = 1 << 24
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -76,10 +78,20 @@ def bfloat16_bits(values: Array) -> npt.NDArray[np.uint16]:
 
 
 def rounded_to_half(values: Array) -> Array:
-    """The nearest fp16 values; OverflowError for values beyond fp16."""
-    if values.size and float(np.abs(values).max()) > float(np.finfo(np.float16).max):
-        raise OverflowError("a weight is beyond 65504, the largest fp16 value")
-    return values.astype(np.float16).astype(np.float32)
+    """The nearest fp16 values, in place where ``values`` may be written: lm_head takes gigabytes.
+
+    Raises OverflowError for values beyond fp16.
+    """
+    result = np.ascontiguousarray(values)
+    if not result.flags.writeable:
+        result = result.copy()
+    flat = result.reshape(-1)
+    for start in range(0, flat.size, _VALUES_AT_ONCE):
+        some = flat[start : start + _VALUES_AT_ONCE]
+        if float(np.abs(some).max()) > float(np.finfo(np.float16).max):
+            raise OverflowError("a weight is beyond 65504, the largest fp16 value")
+        some[:] = some.astype(np.float16)
+    return result
 
 
 def _linear_rounded(linear: Linear) -> Linear:
