@@ -10,6 +10,7 @@ from runtime.article.greedy import require_greedy
 from runtime.bundle import Bundle
 from runtime.embedding import EmbeddingFile
 from runtime.launch import StageLaunch
+from runtime.logits import TokenLogprobs, token_logprobs
 from runtime.pipeline import Pipeline, ProgressCallback, StepTime
 from runtime.sampling import Sampling, choose
 from runtime.stage import Step
@@ -31,6 +32,7 @@ class Generation:
     prefill: StepTime | None = None
     first_token_seconds: float = 0.0
     decode: list[StepTime] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # by token, where asked for
     total_seconds: float = 0.0
 
     @property
@@ -96,12 +98,16 @@ class Engine:
             hidden = self._embedding.lookup(step_ids)[None]
             logits, step_time = self.pipeline.forward(hidden, Step((row,), len(step_ids)))
             cached += len(step_ids)
-            token_id = choose(logits[0], sampling, len(generation.token_ids))
+            token_id = choose(logits[0], sampling, len(generation.token_ids), generation.token_ids)
             self._record(generation, step_time)
             if token_id in self._end_ids:
                 generation.finish_reason = "stop"
                 return
             generation.token_ids.append(token_id)
+            if sampling.top_logprobs is not None:
+                generation.logprobs.append(
+                    token_logprobs(logits[0], token_id, sampling.top_logprobs)
+                )
             if len(generation.token_ids) >= max_new_tokens or cached >= self.context_tokens:
                 generation.finish_reason = "length"
             yield token_id

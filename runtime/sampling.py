@@ -1,12 +1,14 @@
-"""Choose the next token from logits: greedy, or sampled after temperature, top-k and top-p."""
+"""Choose the next token from logits: greedy, or sampled after penalties, filters, temperature."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.logits import adjusted
 from scheduler.errors import UserInputError
 
 
@@ -14,14 +16,21 @@ from scheduler.errors import UserInputError
 class Sampling:
     """How tokens are chosen; temperature 0 is greedy.
 
-    Filters run in llama.cpp's order: top-k, top-p, temperature. Raises UserInputError for
-    values outside their range.
+    Bias and penalties change the logits first (`runtime.logits`), then filters run in llama.cpp's
+    order: top-k, top-p, min-p, temperature. `top_logprobs` asks for log probabilities: of the
+    chosen token and of that many likeliest ones. Raises UserInputError for values outside their
+    range.
     """
 
     temperature: float = 0.0
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     seed: int = 0
+    min_p: float = 0.0  # 0: off; else the least share of the likeliest token's probability
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token id, what is added to its logit
+    top_logprobs: int | None = None  # None: no log probabilities
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature <= 100.0:
@@ -34,6 +43,16 @@ class Sampling:
             )
         if not 0 <= self.seed < 1 << 64:
             raise UserInputError(f"seed is {self.seed}; expected 0 to 2**64 - 1.")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise UserInputError(f"min-p is {self.min_p}; expected 0 (off) to 1.")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2.0 <= getattr(self, name) <= 2.0:
+                raise UserInputError(f"{name} is {getattr(self, name)}; expected -2 to 2.")
+        for token, bias in self.logit_bias:
+            if not -100.0 <= bias <= 100.0:
+                raise UserInputError(
+                    f"logit_bias of token {token} is {bias}; expected -100 to 100."
+                )
 
 
 def uniform(seed: int, step: int) -> float:
@@ -41,8 +60,14 @@ def uniform(seed: int, step: int) -> float:
     return float(np.random.Generator(np.random.Philox(key=seed, counter=step)).random())
 
 
-def choose(logits: npt.NDArray[np.float32], sampling: Sampling, step: int) -> int:
-    """The next token id from logits [vocab_size]; `step` counts this request's tokens."""
+def choose(
+    logits: npt.NDArray[np.float32], sampling: Sampling, step: int, generated: Sequence[int] = ()
+) -> int:
+    """The next token id from logits [vocab_size]; `step` counts this request's tokens.
+
+    `generated` holds the answer's tokens so far, which penalties look at.
+    """
+    logits = adjusted(logits, sampling, generated)
     if sampling.temperature == 0.0:
         return int(np.argmax(logits))
     keep = len(logits) if sampling.top_k == 0 else min(sampling.top_k, len(logits))
@@ -53,6 +78,9 @@ def choose(logits: npt.NDArray[np.float32], sampling: Sampling, step: int) -> in
     if sampling.top_p < 1.0:
         mass = np.cumsum(_softmax(logits[candidates]))
         candidates = candidates[: int(np.searchsorted(mass, sampling.top_p)) + 1]
+    if sampling.min_p > 0.0:
+        shares = _softmax(logits[candidates])
+        candidates = candidates[shares >= sampling.min_p * shares[0]]
     mass = np.cumsum(_softmax(logits[candidates] / sampling.temperature))
     drawn = int(np.searchsorted(mass, uniform(sampling.seed, step) * mass[-1], side="right"))
     return int(candidates[min(drawn, len(candidates) - 1)])

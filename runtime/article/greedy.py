@@ -17,6 +17,11 @@ def require_greedy(bundle: Bundle, sampling: Sampling) -> None:
         ("--temperature", sampling.temperature, neutral.temperature),
         ("--top-k", sampling.top_k, neutral.top_k),
         ("--top-p", sampling.top_p, neutral.top_p),
+        ("min_p", sampling.min_p, neutral.min_p),
+        ("presence_penalty", sampling.presence_penalty, neutral.presence_penalty),
+        ("frequency_penalty", sampling.frequency_penalty, neutral.frequency_penalty),
+        ("logit_bias", len(sampling.logit_bias), 0),
+        ("logprobs", sampling.top_logprobs, neutral.top_logprobs),
     ):
         if given != off:
             raise UserInputError(
