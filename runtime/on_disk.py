@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.bundle import Bundle, read_manifest
 from runtime.bundle_spec import spec_of_bundle
 from runtime.manifest import Manifest
-from runtime.model_store import StoredModel, spec_of_model
+from runtime.model_store import StoredModel, find_model, spec_of_model
 from scheduler.errors import BundleError, GlmPlanError
 from scheduler.model import ModelSpec
 from scheduler.plan import Precision
@@ -59,6 +59,15 @@ def look_at(model: StoredModel) -> tuple[OnDisk, ModelSpec | None]:
         return disk, spec_of_model(model)
     except GlmPlanError:
         return disk, None
+
+
+def spec_by_name(name: str) -> ModelSpec:
+    """The geometry that a model's name means; see `look_at`.
+
+    Raises UserInputError for an unknown name, and for a model without a known geometry.
+    """
+    model = find_model(name)
+    return look_at(model)[1] or spec_of_model(model)
 
 
 def _manifest(model: StoredModel) -> tuple[Manifest | None, str | None]:

@@ -138,11 +138,13 @@ def _fit(
     weight_bits: float | None,
     context: int,
 ) -> tuple[HostProfile, SplitFit]:
-    from scheduler.profiles import load_model
+    from runtime.on_disk import spec_by_name
     from scheduler.split_fit import SplitQuestion, fit_splits, profile_of_splits
     from scheduler.split_rows import read_split_rows
 
     rows = read_split_rows(rows_file)
-    question = SplitQuestion(load_model(model), gpu_precision, cpu_precision, context, weight_bits)
+    question = SplitQuestion(
+        spec_by_name(model), gpu_precision, cpu_precision, context, weight_bits
+    )
     fit = fit_splits(rows, question, f"{len(rows)} rows of {rows_file.name}")
     return profile_of_splits(fit, name), fit

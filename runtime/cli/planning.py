@@ -129,11 +129,11 @@ class Planning:
         return Host(cpu=cpu, notes=notes)
 
 
-def this_machine() -> tuple[Host, Speeds | None]:
-    """The machine that this runs on, as plans see it where nothing is named; see `Planning`."""
+def this_machine_planning() -> Planning:
+    """What stands for a command line that says nothing about placement."""
     from scheduler.wanted import Wanted
 
-    nothing = Planning(
+    return Planning(
         model="",
         wanted=Wanted(),
         machine_words=(),
@@ -147,7 +147,6 @@ def this_machine() -> tuple[Host, Speeds | None]:
         policy="fit",
         objective="latency",
     )
-    return nothing.machine()
 
 
 def planning_options(

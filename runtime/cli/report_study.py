@@ -57,11 +57,12 @@ class Asked:
         """
         from datetime import date
 
-        from scheduler.profiles import load_gpus, load_model
+        from runtime.on_disk import spec_by_name
+        from scheduler.profiles import load_gpus
         from scheduler.report.study import Study
 
         self._check()
-        models = [load_model(name) for name in self.models]
+        models = [spec_by_name(name) for name in self.models]
         return Study(
             models=list({model.name: model for model in models}.values()),
             machines=list(map(self._calibrated, self._machines())),

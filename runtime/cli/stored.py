@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from scheduler.errors import BundleError, CheckpointError, UserInputError
+from scheduler.errors import BundleError, CheckpointError, PlanError, UserInputError
 from scheduler.wording import listing
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
+    from runtime.cli.planning import Planning
     from runtime.model_store import StoredModel
     from scheduler.plan import Precision
 
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 
 
-def bundle_of_model(name: str, wanted: Collection[Precision]) -> Bundle:
+def bundle_of_model(name: str, wanted: Collection[Precision], planning: Planning) -> Bundle:
     """Open the bundle that `--model NAME` means.
 
-    A pulled checkpoint is exported into the store first, at the `wanted` precisions (fp16 without
-    any), and a bundle there gains those it lacks. Raises UserInputError for an unknown name,
-    BundleError for a model that is not on this disk, and what an export raises.
+    A pulled checkpoint is exported into the store first, at the `wanted` precisions or else at the
+    most exact one that fits, and a bundle there gains those it lacks. Raises UserInputError for an
+    unknown name, BundleError for a model that is not on this disk, PlanError for one that fits at
+    no precision, and what an export raises.
     """
     from runtime.bundle import open_bundle
     from runtime.cli.target import stored_precisions
@@ -41,9 +44,40 @@ def bundle_of_model(name: str, wanted: Collection[Precision]) -> Bundle:
     elif model.checkpoint is None:
         raise BundleError(_not_here(model))
     else:
-        lacking = _to_export(wanted, ()) or ["fp16"]
+        lacking = _to_export(wanted, ()) or [precision_that_fits(model, planning)]
     _export_into_store(model, lacking)
     return open_bundle(model.bundle_home)
+
+
+def precision_that_fits(model: StoredModel, planning: Planning) -> Precision:
+    """The most exact of fp16, int8 and int4 at which a model fits the machine, on both sides.
+
+    Fp16 for a model whose geometry is not known yet. Raises PlanError where not even int4 fits.
+    """
+    from runtime.model_store import spec_of_model
+    from scheduler.planner import make_plan
+
+    try:
+        spec = spec_of_model(model)
+    except UserInputError:
+        return "fp16"
+    host, speeds = planning.machine()
+    choices: tuple[Precision, ...] = ("fp16", "int8", "int4")
+    for precision in choices:
+        asked = replace(
+            planning,
+            policy="fit",
+            gpu_precision=precision,
+            cpu_precision="fp32" if precision == "fp16" else precision,
+        )
+        try:
+            make_plan(asked.request(spec), host, speeds)
+        except PlanError:
+            if precision == choices[-1]:
+                raise
+        else:
+            return precision
+    raise AssertionError
 
 
 def checkpoint_of(path: Path) -> tuple[Path, str | None]:
@@ -86,7 +120,7 @@ def _export_into_store(model: StoredModel, precisions: list[Precision]) -> None:
     assert model.checkpoint is not None
     click.echo(
         f"{model.name}: exporting {model.checkpoint} at {listing(precisions, 'and')} to"
-        f" {model.bundle_home}; this is done once.",
+        f" {model.bundle_home}; this is done once. (--precision chooses another.)",
         err=True,
     )
     request = ExportRequest(

@@ -83,7 +83,7 @@ def target_of(
         bundle = open_model(bundle_dir)
     else:
         name = planning.model if plan is None or "model" in given else plan.model
-        bundle = bundle_of_model(name, _wanted_precisions(planning, plan))
+        bundle = bundle_of_model(name, _wanted_precisions(planning, plan), planning)
     spec = spec_of_bundle(bundle)
     if plan is None:
         directory = str(bundle_dir) if bundle_dir else None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub_server import Repo, hub_server
+from tests.support.llama_checkpoint import QWEN3, write_checkpoint
 from tests.support.tiny import TINY_CHECKPOINT
 
 ROOT = Path(__file__).parents[2]
@@ -143,3 +144,23 @@ def test_what_is_not_here_is_one_sentence(
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert [one.name for one in (tmp_path / "models").iterdir()] == ["small"]
+
+
+def test_a_qwen_by_its_short_name(tmp_path: Path) -> None:
+    """The documented way, with random weights in Qwen3's layout behind the profile's repository."""
+    checkpoint = tmp_path / "qwen"
+    write_checkpoint(checkpoint, QWEN3, shards=3)
+    with hub_server() as hub:
+        content = {one.name: one.read_bytes() for one in checkpoint.iterdir()}
+        hub.repos["Qwen/Qwen3-0.6B"] = Repo(content)
+        ok(glm_plan(tmp_path, "pull", "qwen3-0.6b", HF_ENDPOINT=hub.url))
+    ok(glm_plan(tmp_path, "export", "qwen3-0.6b", "--precision", "int8"))
+    asked = ("--max-tokens", "4", "--json", "abc")
+    answer = json.loads(ok(glm_plan(tmp_path, "run", "--model", "qwen3-0.6b", *asked)))
+    assert answer["model"] == "qwen3-0.6b"
+    (model,) = json.loads(ok(glm_plan(tmp_path, "models", "--disk", "qwen3-0.6b", "--json")))[
+        "models"
+    ]
+    # the geometry is the exported model's own, not the profile's
+    assert (model["blocks"], model["on_disk"]["precisions"]) == (2, ["int8"])
+    assert model["repo"] == "Qwen/Qwen3-0.6B"
