@@ -11,7 +11,7 @@ from typing import Any
 from runtime.export.chatglm_source import ChatGlmSource
 from runtime.export.families.hf_config import (
     CONFIG,
-    GENERATION_CONFIG,
+    config_files,
     read_decoder_config,
     read_json,
 )
@@ -34,21 +34,19 @@ def open_model(location: Path) -> ModelSource:
             f"{location} is not a directory; expected a checkpoint: config.json, weights and"
             " tokenizer."
         )
-    config_path = require_inside(location, CONFIG)
-    if _is_first_chatglm(read_json(config_path)):
+    if _is_first_chatglm(read_json(require_inside(location, CONFIG))):
         return ChatGlmSource(location)
     config = read_decoder_config(location)
     turn_ends = set(end_of_turn_ids(location)) - set(config.stop_ids)
     config = replace(config, stop_ids=(*config.stop_ids, *sorted(turn_ends)))
     tensors = open_tensors(location)
     weights = NamedWeights(tensors, config, location)
-    generation = [location / GENERATION_CONFIG] if (location / GENERATION_CONFIG).exists() else []
     return DecoderSource(
         location=location,
         config=config,
         weights=weights,
         precision=weights.precision,
-        files=[config_path, *generation, *tokenizer_sources(location), *tensors.files],
+        files=[*config_files(location), *tokenizer_sources(location), *tensors.files],
         tokenizer=partial(tokenizer_for_bundle, location, vocab_size=config.vocab_size),
     )
 

@@ -10,6 +10,7 @@ from runtime.export.decoder_config import DecoderConfig
 from runtime.export.families.rope import read_rotary
 from runtime.export.families.table import FAMILIES, Family
 from runtime.export.families.values import number, refusal, whole
+from runtime.export.shards import require_inside
 from runtime.rotary import Rotary
 from runtime.strict_json import read_strict_json
 from scheduler.errors import CheckpointError
@@ -36,9 +37,16 @@ def read_decoder_config(directory: Path) -> DecoderConfig:
     Raises CheckpointError or UserInputError, naming the key, for a file that is missing or
     malformed, and for everything that the decoder graph would compute otherwise.
     """
-    document = read_json(directory / CONFIG)
-    generation = directory / GENERATION_CONFIG
-    return decoder_config(document, directory, read_json(generation) if generation.exists() else {})
+    document, *generation = map(read_json, config_files(directory))
+    return decoder_config(document, directory, *(generation or [{}]))
+
+
+def config_files(directory: Path) -> list[Path]:
+    """config.json and, where there is one, generation_config.json."""
+    names = [CONFIG]
+    if (directory / GENERATION_CONFIG).exists():
+        names.append(GENERATION_CONFIG)
+    return [require_inside(directory, name) for name in names]
 
 
 def read_json(path: Path) -> dict[str, Any]:

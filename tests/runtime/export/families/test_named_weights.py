@@ -148,6 +148,11 @@ def bad_generation_config(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
 
 
+def a_link_elsewhere(folder: Path) -> None:
+    (folder.parent / "elsewhere.json").write_text('{"eos_token_id": 5}')
+    (folder / "generation_config.json").symlink_to(folder.parent / "elsewhere.json")
+
+
 def repeated_key(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text[:-1] + ', "hidden_size": 32}')
@@ -173,6 +178,7 @@ def another_family(folder: Path) -> None:
         (truncated, "model.safetensors is damaged"),
         (no_weights, "neither model.safetensors nor pytorch_model.bin"),
         (bad_generation_config, "eos_token_id is '</s>'"),
+        (a_link_elsewhere, "generation_config.json is a link to"),
         (repeated_key, "repeats the key 'hidden_size'"),
         (deep_json, "is not JSON"),
         (huge_counts, "lacks the tensor model.layers.2.input_layernorm.weight"),
