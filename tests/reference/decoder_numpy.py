@@ -55,7 +55,13 @@ def block(x, tensors, config: DecoderConfig, number: int):
         scores[np.triu_indices(tokens, 1)] = -np.inf
         odds = np.exp(scores - scores.max(-1, keepdims=True))
         context[:, head] = odds / odds.sum(-1, keepdims=True) @ value[:, shared]
-    middle = x + linear(context.reshape(tokens, -1), "attention_output")
+    attention = linear(context.reshape(tokens, -1), "attention_output")
+    if config.sandwich_norms:
+        attention = rms_norm(attention, weight("attention_output_norm.weight"), config.norm_epsilon)
+    middle = x + attention
     normed = rms_norm(middle, weight("post_attention_norm.weight"), config.norm_epsilon)
     gate = linear(normed, "gate")
-    return middle + linear(gate / (1 + np.exp(-gate)) * linear(normed, "up"), "down")
+    mlp = linear(gate / (1 + np.exp(-gate)) * linear(normed, "up"), "down")
+    if config.sandwich_norms:
+        mlp = rms_norm(mlp, weight("mlp_output_norm.weight"), config.norm_epsilon)
+    return middle + mlp

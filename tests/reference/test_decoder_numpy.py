@@ -18,7 +18,9 @@ NAMES = {
     "attention_output": "self_attn.o_proj",
     "q_norm": "self_attn.q_norm",
     "k_norm": "self_attn.k_norm",
+    "attention_output_norm": "post_self_attn_layernorm",
     "post_attention_norm": "post_attention_layernorm",
+    "mlp_output_norm": "post_mlp_layernorm",
     "gate": "mlp.gate_proj",
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
@@ -38,7 +40,7 @@ def canonical(layer):
     }
 
 
-@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3", "Glm"])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3", "Glm", "Glm4"])
 def test_a_block_is_that_of_transformers(family):
     torch = pytest.importorskip("torch", reason="needs PyTorch")
     transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -46,7 +48,8 @@ def test_a_block_is_that_of_transformers(family):
     settings = {"hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": 1}
     settings |= {"num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": DIM}
     settings |= {"vocab_size": 32, "pad_token_id": 0, "attn_implementation": "eager"}
-    if family == "Glm":
+    glm = family.startswith("Glm")
+    if glm:
         settings["attention_bias"] = True
     hf_config = getattr(transformers, f"{family}Config")(**settings)
     model = getattr(transformers, f"{family}Model")(hf_config).double().eval().requires_grad_(False)
@@ -57,7 +60,6 @@ def test_a_block_is_that_of_transformers(family):
     x = torch.randn(1, 9, HIDDEN, dtype=torch.float64)
     model(inputs_embeds=x)
     y = seen["y"][0] if isinstance(seen["y"], tuple) else seen["y"]
-    glm = family == "Glm"
     config = DecoderConfig(
         name=family,
         family=family.lower(),
@@ -80,6 +82,7 @@ def test_a_block_is_that_of_transformers(family):
         ),
         stop_ids=(2,),
         qk_norm=family == "Qwen3",
+        sandwich_norms=family == "Glm4",
     )
     found = reference.block(x[0].numpy(), canonical(model.layers[0]), config, 0)
     expected = y.reshape(9, HIDDEN).numpy()

@@ -43,7 +43,8 @@ CONFIGS = {
     "a key head for each": replace(LLAMA, kv_heads=4),
     "qwen2": replace(LLAMA, qkv_bias=True, rotary=Rotary("halves", 32, base=1e6)),
     "qwen3": replace(LLAMA, qk_norm=True, norm_epsilon=1e-6),
-    "glm4": replace(LLAMA, qkv_bias=True, rotary=Rotary("neighbours", 16)),
+    "glm-4": replace(LLAMA, qkv_bias=True, rotary=Rotary("neighbours", 16)),
+    "glm4": replace(LLAMA, qkv_bias=True, sandwich_norms=True, rotary=Rotary("neighbours", 16)),
     "every bias": replace(
         LLAMA,
         qkv_bias=True,
