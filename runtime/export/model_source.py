@@ -76,7 +76,7 @@ class ModelSource(Protocol):
 class DecoderSource:
     """A ModelSource of any decoder that `decoder_graph` expresses.
 
-    ``precision`` is the widest type of the weights in the file. ``tokenizer`` writes a bundle's
+    ``precision`` is the widest type of the linear layers in the file. ``tokenizer`` writes a bundle's
     tokenizer files below the folder it is given, and describes them.
     """
 

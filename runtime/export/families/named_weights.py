@@ -38,9 +38,13 @@ class NamedWeights:
         self._tensors = tensors
         self._places = _places(config, FAMILIES[config.family])
         _require_all(tensors, self._places, config, directory)
-        kinds = {tensors.dtype(place.published) for place in self._places.values()}
+        kinds = {
+            tensors.dtype(place.published)
+            for name, place in self._places.items()
+            if "norm" not in name and (name != "embedding.weight" or config.tied_embeddings)
+        }
         self.precision: SourcePrecision = next(FLOATS[kind] for kind in FLOATS if kind in kinds)
-        """The widest type of any tensor."""
+        """The widest type of any linear layer."""
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Dimensions of a tensor by canonical name; None where there is none."""

@@ -54,6 +54,27 @@ def test_every_value_arrives(tmp_path: Path, precision: str, shards: int) -> Non
     assert source.weights.shape("blocks.0.query.bias") is None
 
 
+@pytest.mark.parametrize(
+    ("wide", "tied", "expected"),
+    [
+        ("model.norm.weight", False, "fp16"),
+        ("model.embed_tokens.weight", False, "fp16"),
+        ("model.embed_tokens.weight", True, "fp32"),
+        (DOWN, False, "fp32"),
+    ],
+)
+def test_the_precision_is_the_widest_of_the_linear_layers(
+    tmp_path: Path, wide: str, tied: bool, expected: str
+) -> None:
+    config = LLAMA | {"tie_word_embeddings": tied}
+    tensors = write_checkpoint(tmp_path, config, precision="fp16")
+    stored = {
+        name: value if name == wide else value.astype(np.float16) for name, value in tensors.items()
+    }
+    save_file(stored, tmp_path / "model.safetensors")
+    assert opened(tmp_path).precision == expected
+
+
 def test_fused_tensors_come_apart_by_rows(tmp_path: Path) -> None:
     tensors = write(tmp_path / "c", CHATGLM2)
     weights = opened(tmp_path / "c").weights
