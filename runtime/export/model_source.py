@@ -76,8 +76,8 @@ class ModelSource(Protocol):
 class DecoderSource:
     """A ModelSource of any decoder that `decoder_graph` expresses.
 
-    ``precision`` is the widest type of the linear layers in the file. ``tokenizer`` writes a bundle's
-    tokenizer files below the folder it is given, and describes them.
+    ``precision`` is the widest type of the linear layers in the file. ``tokenizer`` writes a
+    bundle's tokenizer files below the folder it is given, and describes them.
     """
 
     location: Path
