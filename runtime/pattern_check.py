@@ -35,11 +35,11 @@ def pattern_problem(pattern: str) -> str | None:
         if letter == "[":
             at, closed = _after_class(pattern, at), None
             continue
-        wide, length = _repeat(pattern, at)
+        wide, varies, length = _repeat(pattern, at)
         if length:
             if closed is not None and closed.branches and wide:
                 return f"repeats a group that holds alternatives or repeats, at character {at + 1}"
-            open_groups[-1].branches = True
+            open_groups[-1].branches |= varies
             at += length
             continue
         closed = None
@@ -58,19 +58,20 @@ def pattern_problem(pattern: str) -> str | None:
     return None if len(open_groups) == 1 else "leaves a group open"
 
 
-def _repeat(pattern: str, at: int) -> tuple[bool, int]:
-    """Whether a repeat begins here that may take many turns, and its length; length 0: none."""
-    if pattern[at] in "*+":
-        return True, 1
-    if pattern[at] == "?":
-        return False, 1
+def _repeat(pattern: str, at: int) -> tuple[bool, bool, int]:
+    """Whether a repeat begins here that may take many turns, or a varying number, and its length.
+
+    Length 0: there is none.
+    """
+    if pattern[at] in "*+?":
+        return pattern[at] != "?", True, 1
     counted = _COUNTED.match(pattern, at)
     if counted is None:
-        return False, 0
+        return False, False, 0
     low, comma, high = counted.groups()
     least = int(low or 0)
-    most = int(high) if high else None if comma else least
-    return most is None or most - least >= _WIDE or most > MAX_PATTERN, len(counted.group())
+    most = MAX_PATTERN if comma and not high else int(high or least)
+    return most - least >= _WIDE or most >= MAX_PATTERN, most > least, len(counted.group())
 
 
 def _after_class(pattern: str, at: int) -> int:

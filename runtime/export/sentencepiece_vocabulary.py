@@ -78,6 +78,7 @@ def _normalizers(spec: Any) -> list[dict[str, Any]]:
         rules = base64.b64encode(spec.precompiled_charsmap).decode("ascii")
         steps.append({"type": "Precompiled", "precompiled_charsmap": rules})
     if spec.remove_extra_whitespaces:
-        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
-        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+        # Blanks only: tabs and line ends are ordinary characters.
+        for pattern, content in ((r"\A +| +\z", ""), (" {2,}", " ")):
+            steps.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
     return steps
