@@ -12,6 +12,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -190,10 +191,14 @@ def _variants(bundle: Bundle, name: str) -> list[Variant]:
 
 
 def _opened(task: _Task) -> tuple[Bundle, PartReference]:
-    bundle = open_bundle(task.bundle)
+    bundle, source = _opened_files(task.bundle, task.checkpoint)
     manifest = bundle.manifest
-    source = open_model(task.checkpoint)
     return bundle, reference_of(source, manifest.geometry, manifest.tokens, task.ids)
+
+
+@lru_cache(maxsize=1)  # the child checks part after part
+def _opened_files(bundle: Path, checkpoint: Path) -> tuple[Bundle, ModelSource]:
+    return open_bundle(bundle), open_model(checkpoint)
 
 
 def _run_block(
