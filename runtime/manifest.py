@@ -13,6 +13,7 @@ from scheduler.plan import Precision
 BUNDLE_SCHEMA = "glm-plan/bundle/1"
 MANIFEST_NAME = "manifest.json"
 Engine = Literal["mnn", "ort"]
+LONGEST_NAME = 200
 EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
 VALUE_BYTES: Mapping[EmbeddingDtype, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
 Layout = Literal["glm-plan", "article"]
@@ -77,7 +78,10 @@ class Embedding(_Document):
     """Word embeddings as rows [vocab_size, hidden_size], little endian, no header."""
 
     file: BundleFile
-    dtype: EmbeddingDtype = "bf16"
+    dtype: LONGEST_NAME = 200
+
+
+EmbeddingDtype = "bf16"
 
 
 class Tokenizer(_Document):
@@ -100,7 +104,7 @@ class Manifest(_Document):
     """Everything that a bundle holds; written last, so its presence means completeness."""
 
     schema_: Literal["glm-plan/bundle/1"] = Field(default="glm-plan/bundle/1", alias="schema")
-    model: str = Field(min_length=1, max_length=200)
+    model: str = Field(min_length=1, max_length=LONGEST_NAME)
     geometry: Geometry
     tokens: SpecialTokens | None = Field(
         default=None, description="of ChatGLM; null in other families"

@@ -27,7 +27,7 @@ from runtime.export.request import Encoding, ExportRequest, OnProgress, choose_e
 from runtime.export.resources import choose_jobs, require_disk, work_bytes
 from runtime.export.tracker import Tracker
 from runtime.export.workspace import Workspace
-from runtime.manifest import VALUE_BYTES
+from runtime.manifest import LONGEST_NAME, VALUE_BYTES
 from scheduler.errors import BundleError, UserInputError
 from scheduler.model import ModelSpec
 from scheduler.probe import probe_host
@@ -56,6 +56,7 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
     existing = _existing_bundle(request)
     model = open_model(request.checkpoint)
     spec, geometry = model.spec, model.geometry
+    name = _name(request, spec)
     wanted = _wanted(spec, request)
     tracker = Tracker(on_progress, sum(file.stat().st_size for file in model.files))
     source = source_hash(model.files, tracker)
@@ -83,7 +84,7 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
         )
         PartMaker(model, workspace, spec, tracker).make(missing, jobs)
         manifest = Manifest(
-            model=request.name or spec.name,
+            model=name,
             geometry=geometry,
             tokens=model.tokens,
             stop_ids=model.stop_ids,
@@ -99,6 +100,16 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
         workspace.seal()
         publish(workspace.path, request.out)
     return manifest
+
+
+def _name(request: ExportRequest, spec: ModelSpec) -> str:
+    name = request.name or spec.name
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise UserInputError(
+            f"The model's name has {len(name)} characters; expected 1 to {LONGEST_NAME}, give one"
+            " with --name."
+        )
+    return name
 
 
 def source_hash(files: Sequence[Path], tracker: Tracker) -> str:

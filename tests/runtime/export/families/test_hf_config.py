@@ -246,6 +246,11 @@ def test_what_is_not_understood_is_refused_by_name(config: dict[str, Any], said:
     assert len(message) < 400
 
 
+def test_every_family_is_documented() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "models.md").read_text(encoding="utf-8")
+    assert all(f"\n| {name} | " in text for name in ("chatglm", *FAMILIES))
+
+
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
