@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -15,14 +15,19 @@ import numpy as np
 
 from runtime.backends.protocol import FloatArray
 from runtime.geometry import Geometry
+from runtime.lanes import LaneShape
 from runtime.launch import StageLaunch
 from runtime.shared_array import SharedArray
 from runtime.stage import Step
-from runtime.worker import Done, Failed, Forward, LmHead, Loaded, Ready, WorkerConfig, worker_main
+from runtime.stage_loop import LoopConfig
+from runtime.step_message import Kind, Reply, Status, StepMessage
+from runtime.worker import Failed, Loaded, Ready, WorkerConfig, worker_main
 from scheduler.errors import EngineError
+from scheduler.memory import kv_capacity
 
 ProgressCallback = Callable[[StageLaunch, Loaded], None]
 _EXIT_SECONDS = 5.0
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,26 @@ class StepTime:
 
     @property
     def hop_seconds(self) -> float:
-        """What was neither a stage nor lm_head: crossing processes, copying hidden states."""
+        """What was neither a stage nor lm_head: crossing processes, copying, waiting for turns."""
         return self.total_seconds - sum(self.stage_seconds) - self.lm_head_seconds
 
 
-class Pipeline:
-    """Owns one worker process per stage and the shared memory between them.
+@dataclass(frozen=True)
+class Finished:
+    """A step that came back: what was asked, how it went, and the time it took."""
 
-    Workers load in parallel; the constructor returns when all are ready. `max_rows` x `max_tokens`
-    bounds a forward. Raises EngineError when a worker cannot load or dies; the message says which
+    message: StepMessage
+    status: Status
+    time: StepTime
+    error: EngineError | None = None
+
+
+class Pipeline:
+    """Owns one worker process per stage, the pipes along them and the shared memory between them.
+
+    Workers load in parallel; the constructor returns when all are ready. Steps of different lanes
+    may be under way at once, one in each: `decode_lanes` of them, and one for a prompt of at most
+    `max_tokens`. Raises EngineError when a worker cannot load or dies; the message says which
     device and why.
     """
 
@@ -51,63 +67,82 @@ class Pipeline:
         self,
         launches: list[StageLaunch],
         geometry: Geometry,
-        max_rows: int,
+        decode_lanes: int,
         max_tokens: int,
         on_progress: ProgressCallback | None = None,
     ) -> None:
         self.launches = launches
         self.rss_bytes: list[int] = []
+        self.lanes = LaneShape(
+            decode_lanes, max_tokens, geometry.hidden_size, geometry.vocab_size, len(launches)
+        )
         self._geometry = geometry
         self._workers: list[tuple[SpawnProcess, Connection]] = []
-        hidden = max_rows * max_tokens * geometry.hidden_size
         # boundaries[i] enters stage i; the last one holds the final hidden states.
-        self._boundaries = [SharedArray.create(hidden) for _ in range(len(launches) + 1)]
-        self._logits = SharedArray.create(max_rows * geometry.vocab_size)
+        self._boundaries = [
+            SharedArray.create(self.lanes.boundary_numbers) for _ in range(len(launches) + 1)
+        ]
+        self._logits = SharedArray.create(self.lanes.logits_numbers)
+        self._times = SharedArray.create(self.lanes.times_numbers)
+        self._running: dict[int, tuple[StepMessage, float]] = {}
+        self._sequence = 0
+        last_blocks = max(n for n, launch in enumerate(launches) if launch.block_files)
+        # lm_head before the last blocks needs a second visit of the chain.
+        self._head_visit = any(launch.lm_head_file for launch in launches[:last_blocks])
+        self._last_blocks = last_blocks
         try:
-            context = multiprocessing.get_context("spawn")
-            for number, launch in enumerate(launches):
-                self._workers.append(self._start(context, number, launch, max_tokens))
+            self._start_all()
             self._await_ready(on_progress)
         except BaseException:
             self.close()
             raise
 
-    def _start(
-        self,
-        context: multiprocessing.context.SpawnContext,
-        number: int,
-        launch: StageLaunch,
-        max_tokens: int,
-    ) -> tuple[SpawnProcess, Connection]:
+    def _start_all(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        before: Connection | None = None
+        for number, launch in enumerate(self.launches):
+            next_before, after = None, None
+            if number + 1 < len(self.launches):
+                next_before, after = context.Pipe(duplex=False)
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=worker_main,
+                args=(self._config(number, launch), theirs, before, after),
+                name=f"glm-plan {launch.device} {launch.backend}",
+                daemon=True,
+            )
+            process.start()
+            for given in (theirs, before, after):
+                if given is not None:
+                    given.close()
+            self._workers.append((process, ours))
+            before = next_before
+
+    def _config(self, number: int, launch: StageLaunch) -> WorkerConfig:
         geometry = self._geometry
-        config = WorkerConfig(
+        return WorkerConfig(
             backend=launch.backend,
             cuda_device=launch.cuda_device,
             threads=launch.threads,
             kv_heads=geometry.kv_heads,
             head_dim=geometry.head_dim,
             rotary=geometry.turning,
-            hidden_size=geometry.hidden_size,
-            vocab_size=geometry.vocab_size,
-            max_positions=max_tokens + 1,
+            lanes=self.lanes,
             block_files=launch.block_files,
             lm_head_file=launch.lm_head_file,
             layout=launch.layout,
-            input_name=self._boundaries[number].name,
-            output_name=self._boundaries[number + 1].name,
-            final_name=self._boundaries[-1].name,
-            logits_name=self._logits.name,
+            loop=LoopConfig(
+                number=number,
+                has_blocks=bool(launch.block_files),
+                has_lm_head=launch.lm_head_file is not None,
+                blocks_follow=number < self._last_blocks,
+                input_name=self._boundaries[number].name,
+                output_name=self._boundaries[number + 1].name,
+                final_name=self._boundaries[-1].name,
+                logits_name=self._logits.name,
+                times_name=self._times.name,
+            ),
         )
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=worker_main,
-            args=(config, theirs),
-            name=f"glm-plan {launch.device} {launch.backend}",
-            daemon=True,
-        )
-        process.start()
-        theirs.close()
-        return process, ours
 
     def _await_ready(self, on_progress: ProgressCallback | None) -> None:
         waiting = dict(enumerate(self._workers))
@@ -120,71 +155,137 @@ class Pipeline:
                     for handle in (control, process.sentinel)
                 ]
             )
-            for number, (_, control) in list(waiting.items()):
-                if not control.poll() and self._workers[number][0].is_alive():
+            for number, (process, control) in list(waiting.items()):
+                if not control.poll() and process.is_alive():
                     continue
-                message = self._receive(number)
+                message = self._loading_message(number)
                 if isinstance(message, Ready):
                     rss_bytes[number] = message.rss_bytes
                     del waiting[number]
-                elif isinstance(message, Loaded) and on_progress is not None:
+                elif on_progress is not None:
                     on_progress(self.launches[number], message)
         self.rss_bytes = [rss_bytes[number] for number in range(len(self._workers))]
+
+    def _loading_message(self, number: int) -> Loaded | Ready:
+        try:
+            message = self._workers[number][1].recv()
+        except (EOFError, ConnectionResetError):
+            raise self._death() from None
+        if isinstance(message, Failed):
+            raise self._failure(number, message.reason)
+        assert isinstance(message, (Loaded, Ready))
+        return message
 
     @property
     def process_ids(self) -> list[int]:
         """Operating system ids of the workers, in the order of the stages."""
         return [process.pid for process, _ in self._workers if process.pid is not None]
 
+    def next_sequence(self) -> int:
+        """A number for the next message."""
+        self._sequence = (self._sequence + 1) % (1 << 32)
+        return self._sequence
+
+    def hidden(self, lane: int, positions: int) -> FloatArray:
+        """Where the hidden states [positions, hidden_size] of a lane's next step belong."""
+        return self.lanes.hidden(self._boundaries[0], lane, positions)
+
+    def logits(self, message: StepMessage) -> FloatArray:
+        """Logits [rows, vocab_size] of a finished step, until its lane is used again."""
+        prompt = message.kind is Kind.PREFILL
+        return self.lanes.logits(self._logits, message.lane, 1 if prompt else len(message.rows))
+
+    def send(self, message: StepMessage) -> None:
+        """Start a step, whose hidden states are in its lane, or another command."""
+        if message.kind in (Kind.DECODE, Kind.PREFILL):
+            self._running[message.sequence] = message, time.perf_counter()
+            self.lanes.times(self._times, message.lane)[...] = 0.0
+        self._send(message.pack())
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._workers[0][1].send_bytes(data)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
+
+    def collect(self, doorbell: Sequence[Connection] = ()) -> list[Finished]:
+        """Wait until a step comes back or a doorbell is rung; what came back.
+
+        The caller of an aborted prefill hears of it once, as ABORTED or as DONE. Releases the
+        interpreter while it waits.
+        """
+        controls = {control: number for number, (_, control) in enumerate(self._workers)}
+        sentinels = [process.sentinel for process, _ in self._workers]
+        ready = wait([*controls, *sentinels, *doorbell])
+        finished = []
+        for one in ready:
+            if isinstance(one, Connection) and one in controls:
+                finished += self._received(controls[one])
+            elif one in sentinels:
+                raise self._death()
+        return finished
+
+    def _received(self, number: int) -> list[Finished]:
+        try:
+            reply = Reply.unpack(self._workers[number][1].recv_bytes())
+        except (EOFError, ConnectionResetError):
+            raise self._death() from None
+        if reply.sequence not in self._running:
+            return []
+        message, started = self._running[reply.sequence]
+        done_here = number == len(self._workers) - 1 and reply.status is Status.DONE
+        if done_here and self._head_visit:
+            self._send(message.pack(Kind.LM_HEAD))
+            return []
+        del self._running[reply.sequence]
+        times = self.lanes.times(self._times, message.lane).tolist()
+        step_time = StepTime(tuple(times[:-1]), times[-1], time.perf_counter() - started)
+        error = None
+        if reply.status is Status.FAILED:
+            error = self._failure(number, reply.reason)
+        return [Finished(message, reply.status, step_time, error)]
+
     def forward(self, hidden: FloatArray, step: Step) -> tuple[FloatArray, StepTime]:
         """Run all blocks over hidden [rows, tokens, hidden_size]; return logits [rows, vocab_size].
 
-        The logits are a copy of each row's last position.
+        For whoever schedules nothing: a step in group 0, alone in the pipeline. A prompt has one
+        row. The logits are a copy of each row's last position.
         """
-        started = time.perf_counter()
         rows, tokens = hidden.shape[:2]
-        self._boundaries[0].view(*hidden.shape)[...] = hidden
-        seconds = []
-        for number, launch in enumerate(self.launches):
-            if launch.block_files:
-                seconds.append(self._command(number, Forward(step)))
-            else:  # a stage that holds lm_head only: hidden states pass it by
-                source = self._boundaries[number].view(*hidden.shape)
-                self._boundaries[number + 1].view(*hidden.shape)[...] = source
-                seconds.append(0.0)
-        head_stage = next(n for n, launch in enumerate(self.launches) if launch.lm_head_file)
-        head_seconds = self._command(head_stage, LmHead(rows, tokens))
-        logits = np.array(self._logits.view(rows, self._geometry.vocab_size))
-        return logits, StepTime(tuple(seconds), head_seconds, time.perf_counter() - started)
+        prompt = tokens > 1
+        lane = self.lanes.prefill_lane if prompt else 0
+        self.hidden(lane, rows * tokens)[...] = hidden.reshape(rows * tokens, -1)
+        message = StepMessage(
+            Kind.PREFILL if prompt else Kind.DECODE,
+            self.next_sequence(),
+            lane=lane,
+            capacity=kv_capacity(max(row.cached for row in step.rows) + tokens),
+            tokens=tokens,
+            sources=tuple(range(rows)),
+            rows=step.rows,
+        )
+        self.send(message)
+        finished: list[Finished] = []
+        while not finished:
+            finished = self.collect()
+        if finished[0].error is not None:
+            raise finished[0].error
+        return np.array(self.logits(message)), finished[0].time
 
-    def _command(self, number: int, command: Forward | LmHead) -> float:
-        process, control = self._workers[number]
-        try:
-            control.send(command)
-        except (BrokenPipeError, ConnectionResetError):
-            raise self._death(number) from None
-        wait([control, process.sentinel])
-        answer = self._receive(number)
-        assert isinstance(answer, Done)
-        return answer.seconds
+    def _failure(self, number: int, reason: str) -> EngineError:
+        launch = self.launches[number]
+        return EngineError(f"{launch.device} ({launch.backend}): {reason}")
 
-    def _receive(self, number: int) -> Loaded | Ready | Done:
-        """The next message of this worker; its failure or death becomes an EngineError."""
-        control = self._workers[number][1]
-        try:
-            message = control.recv()
-        except (EOFError, ConnectionResetError):
-            raise self._death(number) from None
-        if isinstance(message, Failed):
-            launch = self.launches[number]
-            raise EngineError(f"{launch.device} ({launch.backend}): {message.reason}")
-        assert isinstance(message, (Loaded, Ready, Done))
-        return message
-
-    def _death(self, number: int) -> EngineError:
-        process = self._workers[number][0]
-        process.join(_EXIT_SECONDS)
-        code = process.exitcode
+    def _death(self) -> EngineError:
+        """What to say when a worker is gone; others then end by themselves, with exit code 0."""
+        until = time.monotonic() + _EXIT_SECONDS
+        codes: list[int | None] = [None]
+        while None in codes and not any(codes) and time.monotonic() < until:
+            for process, _ in self._workers:
+                process.join(_POLL_SECONDS)
+            codes = [process.exitcode for process, _ in self._workers]
+        number = next((n for n, code in enumerate(codes) if code), 0)
+        code = codes[number]
         cause = f"exit code {code}"
         if code is not None and code < 0:
             cause = f"signal {signal.Signals(-code).name}"
@@ -204,7 +305,7 @@ class Pipeline:
                 process.kill()
                 process.join()
         self._workers = []
-        for array in [*self._boundaries, self._logits]:
+        for array in [*self._boundaries, self._logits, self._times]:
             with contextlib.suppress(FileNotFoundError):
                 array.close()
         self._boundaries = []

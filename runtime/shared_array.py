@@ -34,9 +34,9 @@ class SharedArray:
         """What `attach` needs."""
         return self._memory.name
 
-    def view(self, *shape: int) -> npt.NDArray[np.float32]:
-        """The first numbers of the array in this shape, writable for everyone who sees them."""
-        return self._numbers[: math.prod(shape)].reshape(shape)
+    def view(self, *shape: int, start: int = 0) -> npt.NDArray[np.float32]:
+        """The numbers from `start` on in this shape, writable for everyone who sees them."""
+        return self._numbers[start : start + math.prod(shape)].reshape(shape)
 
     def close(self) -> None:
         """Let go of the memory; the owner removes it.

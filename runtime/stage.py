@@ -1,12 +1,15 @@
-"""A stage: a run of blocks on one backend, with masks, positions and cache room."""
+"""A stage: a run of blocks on one backend, with the masks and positions of every forward."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from runtime.backends.protocol import Backend, FloatArray
+import numpy as np
+
+from runtime.backends.protocol import Backend, FloatArray, StepInputs
 from runtime.rotary import Rotary
-from runtime.step_inputs import RotaryTable, Row, attention_mask
+from runtime.step_inputs import DecodeInputs, RotaryTable, Row, attention_mask
 from scheduler.memory import kv_capacity
 
 
@@ -24,19 +27,79 @@ class Stage:
     def __init__(self, backend: Backend, rotary: Rotary, max_positions: int) -> None:
         self._backend = backend
         self._rotary = RotaryTable(rotary, max_positions)
+        self._decode_inputs: dict[int, DecodeInputs] = {}
+
+    def arrange(self, group: int, rows: int, capacity: int, sources: Sequence[int]) -> None:
+        """Shape a group's cache, as `Backend.arrange`."""
+        self._backend.arrange(group, rows, capacity, sources)
+
+    def drop(self, group: int) -> None:
+        """Give back a group's cache."""
+        self._decode_inputs.pop(group, None)
+        self._backend.drop(group)
+
+    def decode(
+        self,
+        group: int,
+        rows: Sequence[Row | None],
+        capacity: int,
+        hidden: FloatArray,
+        *,
+        padded: bool = False,
+    ) -> FloatArray:
+        """Hidden states [rows, hidden_size] of one new token per row; None: nothing to compute.
+
+        `capacity` is what the group was arranged to. `padded` gives every row a second token that
+        nobody sees, so that a row alone is computed as two rows are.
+        """
+        inputs = self._decode_inputs.get(group)
+        if inputs is None or not inputs.fits(len(rows), capacity, padded):
+            inputs = DecodeInputs(self._rotary, len(rows), capacity, hidden.shape[-1], padded)
+            self._decode_inputs[group] = inputs
+        inputs.update(rows, hidden)
+        write_at = [-1 if row is None else row.cached for row in rows]
+        step = StepInputs(inputs.hidden, inputs.mask, inputs.cos, inputs.sin)
+        result: FloatArray = self._backend.decode(group, step, write_at)[:, 0]
+        return result
+
+    def prefill(
+        self, group: int, number: int, row: Row, hidden: FloatArray
+    ) -> Generator[None, None, FloatArray]:
+        """Hidden states [tokens, hidden_size] of new tokens in one row; pauses between blocks."""
+        tokens = len(hidden)
+        cos, sin = self._rotary.at([row], tokens)
+        mask = attention_mask([row], tokens, kv_capacity(row.cached))
+        inputs = StepInputs(hidden[None], mask, cos, sin)
+        result: FloatArray = yield from self._backend.prefill(group, number, row.cached, inputs)
+        whole: FloatArray = result[0]
+        return whole
+
+    def lm_head(self, hidden: FloatArray, *, padded: bool = False) -> FloatArray:
+        """Logits [rows, vocab_size] of [rows, hidden_size]; `padded` as in `decode`."""
+        if padded and len(hidden) == 1:
+            return self._backend.lm_head(np.concatenate([hidden, hidden]))[:1]
+        return self._backend.lm_head(hidden)
 
     def forward(self, step: Step, hidden: FloatArray) -> FloatArray:
-        """Hidden states [rows, tokens, hidden_size] after this stage; keys and values are kept."""
-        rows = list(step.rows)
-        longest = max(row.cached for row in rows)
-        capacity = kv_capacity(longest)
-        self._backend.reserve(len(rows), capacity)
-        cos, sin = self._rotary.at(rows, step.new_tokens)
-        mask = attention_mask(rows, step.new_tokens, capacity)
-        write_at = [row.cached for row in rows]
-        room = kv_capacity(longest + step.new_tokens)
-        return self._backend.forward(hidden, mask, cos, sin, write_at, room)
+        """Hidden states [rows, tokens, hidden_size] after this stage, in a group of its own.
 
-    def lm_head(self, hidden: FloatArray) -> FloatArray:
-        """Logits [rows, vocab_size] of the last positions of [rows, tokens, hidden_size]."""
-        return self._backend.lm_head(hidden[:, -1, :])
+        A prompt has one row. For whoever runs a stage without a worker.
+        """
+        rows, tokens = len(step.rows), step.new_tokens
+        capacity = kv_capacity(max(row.cached for row in step.rows) + tokens)
+        self.arrange(0, rows, capacity, range(rows))
+        if tokens == 1:
+            return np.array(self.decode(0, step.rows, capacity, hidden[:, 0])[:, None])
+        return finished(self.prefill(0, 0, step.rows[0], hidden[0]))[None]
+
+
+def finished(prefill: Generator[None, None, FloatArray]) -> FloatArray:
+    """What a prefill returns, without a pause."""
+    result: list[FloatArray] = []
+
+    def whole() -> Generator[None, None, None]:
+        result.append((yield from prefill))
+
+    for _ in whole():
+        pass
+    return result[0]

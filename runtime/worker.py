@@ -1,10 +1,9 @@
-"""The process that owns one stage: its device, its backend, its share of the model."""
+"""The process that owns one stage: its start, its parts, and the end of it."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,10 +12,11 @@ import psutil
 
 from runtime.allocator import return_freed_memory
 from runtime.article.stage import ArticleStage
+from runtime.lanes import LaneShape
 from runtime.manifest import Layout
 from runtime.rotary import Rotary
-from runtime.shared_array import SharedArray
-from runtime.stage import Stage, Step
+from runtime.stage import Stage
+from runtime.stage_loop import LoopConfig, StageLoop
 from scheduler.errors import GlmPlanError
 
 
@@ -30,16 +30,11 @@ class WorkerConfig:
     kv_heads: int
     head_dim: int
     rotary: Rotary
-    hidden_size: int
-    vocab_size: int
-    max_positions: int
+    lanes: LaneShape
     block_files: tuple[tuple[int, Path], ...]  # block number and file, in order
     lm_head_file: Path | None
     layout: Layout
-    input_name: str  # shared memory: hidden states that come in, go out, and logits
-    output_name: str
-    final_name: str  # hidden states after the last block, which lm_head reads
-    logits_name: str
+    loop: LoopConfig
 
 
 @dataclass(frozen=True)
@@ -58,47 +53,34 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Forward:
-    """Run the stage's blocks over the hidden states in its input."""
-
-    step: Step
-
-
-@dataclass(frozen=True)
-class LmHead:
-    """Compute logits from the last positions of the final hidden states."""
-
-    rows: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """The command finished; seconds of computing, without waiting."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Failed:
-    """The command failed; one sentence."""
+    """Loading failed; one sentence."""
 
     reason: str
 
 
-def worker_main(config: WorkerConfig, control: Connection) -> None:
-    """Load the stage, then serve commands until the parent closes the pipe or goes away."""
+def worker_main(
+    config: WorkerConfig, control: Connection, before: Connection | None, after: Connection | None
+) -> None:
+    """Load the stage, then serve steps until the parent closes the pipe or goes away.
+
+    `control` leads to the parent, `before` and `after` to the stages next to this one. The first
+    stage takes its steps from the parent, the others from the stage before.
+    """
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the parent, which then closes the pipe
     _silence_stdout()
     return_freed_memory()
     try:
-        _serve(config, control)
+        stage = _load(config, control)
+        loop = StageLoop(config.loop, config.lanes, stage, control, before or control, after)
+        control.send(Ready(psutil.Process().memory_info().rss))
+        loop.serve()
     except GlmPlanError as error:
         control.send(Failed(str(error)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone
+        pass  # the parent is gone, or the stage before this one
 
 
 def _silence_stdout() -> None:
@@ -106,30 +88,6 @@ def _silence_stdout() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-
-
-def _serve(config: WorkerConfig, control: Connection) -> None:
-    stage = _load(config, control)
-    incoming = SharedArray.attach(config.input_name)
-    outgoing = SharedArray.attach(config.output_name)
-    final = SharedArray.attach(config.final_name)
-    logits = SharedArray.attach(config.logits_name)
-    control.send(Ready(psutil.Process().memory_info().rss))
-    while True:
-        command = control.recv()
-        started = time.perf_counter()
-        try:
-            if isinstance(command, Forward):
-                step = command.step
-                shape = (len(step.rows), step.new_tokens, config.hidden_size)
-                outgoing.view(*shape)[...] = stage.forward(step, incoming.view(*shape))
-            else:
-                hidden = final.view(command.rows, command.tokens, config.hidden_size)
-                logits.view(command.rows, config.vocab_size)[...] = stage.lm_head(hidden)
-        except GlmPlanError as error:
-            control.send(Failed(str(error)))
-            continue
-        control.send(Done(time.perf_counter() - started))
 
 
 def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
@@ -141,7 +99,7 @@ def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
 
     kind = config.backend.partition(":")[2]
     backend = (
-        ArticleBackend(kind, config.threads, config.hidden_size)
+        ArticleBackend(kind, config.threads, config.lanes.hidden_size)
         if config.layout == "article"
         else MnnBackend(kind, config.threads, config.kv_heads, config.head_dim)
     )
@@ -153,5 +111,5 @@ def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
         backend.load_lm_head(config.lm_head_file)
         control.send(Loaded("lm_head", process.memory_info().rss))
     if isinstance(backend, ArticleBackend):
-        return ArticleStage(backend, config.vocab_size)
-    return Stage(backend, config.rotary, config.max_positions)
+        return ArticleStage(backend, config.lanes.vocab_size)
+    return Stage(backend, config.rotary, config.lanes.most_tokens + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,10 +10,12 @@ import numpy.typing as npt
 
 from runtime.backends.protocol import FloatArray
 from runtime.stage import Step
-from runtime.step_inputs import attention_mask, two_positions
+from runtime.step_inputs import Row, attention_mask, two_positions
 from scheduler.errors import EngineError
 
 IntArray = npt.NDArray[np.int32]
+
+_ONE_ROW = "the article's graphs run one sequence at a time; {} were asked for."
 
 
 class Blocks(Protocol):
@@ -42,9 +45,7 @@ class ArticleStage:
         """Hidden states [1, tokens, hidden_size] after this stage; keys and values are kept."""
         rows = list(step.rows)
         if len(rows) != 1:
-            raise EngineError(
-                f"the article's graphs run one sequence at a time; {len(rows)} were asked for."
-            )
+            raise EngineError(_ONE_ROW.format(len(rows)))
         cached = rows[0].cached
         if step.new_tokens == 1:
             # As the article's program does: one new token sees everything, by broadcasting.
@@ -55,12 +56,42 @@ class ArticleStage:
         result = self._blocks.forward(np.swapaxes(hidden, 0, 1), hidden_from, position_ids, cached)
         return np.swapaxes(result, 0, 1)
 
-    def lm_head(self, hidden: FloatArray) -> FloatArray:
+    def arrange(self, group: int, rows: int, capacity: int, sources: Sequence[int]) -> None:
+        """Refuse more than one row; the graphs keep their history themselves."""
+        if rows != 1:
+            raise EngineError(_ONE_ROW.format(rows))
+
+    def drop(self, group: int) -> None:
+        """Nothing to do: the next prompt begins a new history."""
+
+    def decode(
+        self,
+        group: int,
+        rows: Sequence[Row | None],
+        capacity: int,
+        hidden: FloatArray,
+        *,
+        padded: bool = False,
+    ) -> FloatArray:
+        """Hidden states [1, hidden_size] of one new token."""
+        assert rows[0] is not None
+        result: FloatArray = self.forward(Step((rows[0],), 1), hidden[None])[0]
+        return result
+
+    def prefill(
+        self, group: int, number: int, row: Row, hidden: FloatArray
+    ) -> Generator[None, None, FloatArray]:
+        """Hidden states [tokens, hidden_size] of a prompt, without a pause."""
+        yield from ()
+        result: FloatArray = self.forward(Step((row,), len(hidden)), hidden[None])[0]
+        return result
+
+    def lm_head(self, hidden: FloatArray, *, padded: bool = False) -> FloatArray:
         """Logits [1, vocab_size] that are 1 for the token that lm.mnn's ArgMax chose, else 0.
 
         They serve greedy decoding alone: lm.mnn keeps the real ones to itself.
         """
-        token = self._blocks.token_id(hidden[0, -1])
+        token = self._blocks.token_id(hidden[-1])
         if not 0 <= token < self._vocab_size:
             raise EngineError(
                 f"lm.mnn chose token {token} and the vocabulary has {self._vocab_size}; the folder"

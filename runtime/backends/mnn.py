@@ -1,32 +1,25 @@
-"""MNN: runtime managers, modules, and a cache in the memory that MNN reads.
-
-Inside a worker, the only module that touches MNN.
-"""
+"""MNN: runtime managers and modules, inside a worker."""
 
 from __future__ import annotations
 
-import ctypes
-import math
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import MNN
 import numpy as np
-from MNN import expr, nn
+from MNN import nn
 
-from runtime.backends.protocol import FloatArray
+from runtime.backends.mnn_cache import BlockCache, CacheShape, HostVar
+from runtime.backends.protocol import FloatArray, StepInputs
 from scheduler.errors import EngineError
+from scheduler.memory import kv_capacity
 
 BLOCK_INPUTS = ["x", "mask", "cos", "sin", "past_k", "past_v"]
 BLOCK_OUTPUTS = ["y", "new_k", "new_v"]
 # Low memory keeps int8 and int4 weights as they are (activations are quantised per token); without
 # it MNN expands them to fp32. It changes nothing for fp16 and fp32 files.
 _LOW_MEMORY = 2
-
-_get_name = ctypes.pythonapi.PyCapsule_GetName
-_get_name.restype, _get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
-_get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
 def runtime_manager(kind: str, threads: int) -> Any:
@@ -58,9 +51,10 @@ class MnnBackend:
         self._manager = runtime_manager(kind, threads)
         self._blocks: list[_Block] = []
         self._lm_head: Any = None
-        self._inputs: dict[str, _HostVar] = {}
-        self._capacity = 0
-        self._rows = 0
+        self._inputs: dict[str, HostVar] = {}
+        self._caches: dict[int, list[BlockCache]] = {}  # by group, then by block
+        self._shapes: dict[int, CacheShape] = {}
+        self._empty: BlockCache | None = None
 
     def load_block(self, path: Path) -> None:
         """Append the block in this file to the run of blocks."""
@@ -86,112 +80,106 @@ class MnnBackend:
                 " Check it with a fresh export, or plan fewer blocks for this device."
             ) from error
 
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for `capacity` tokens in each of `rows` sequences; what is cached stays."""
-        if rows == self._rows and capacity == self._capacity:
-            return
-        for block in self._blocks:
-            block.resize_cache(self._keys_shape(rows, capacity))
-        self._rows, self._capacity = rows, capacity
+    def arrange(self, group: int, rows: int, capacity: int, sources: Sequence[int]) -> None:
+        """Shape a group's cache; blocks change one after another, so that few bytes are twice."""
+        shape = self._shape(rows, capacity)
+        caches = self._caches.get(group)
+        if caches is None:
+            self._caches[group] = [BlockCache(shape) for _ in self._blocks]
+        elif shape != self._shapes[group] or list(sources) != list(range(rows)):
+            for number, cache in enumerate(caches):
+                caches[number] = cache.rearranged(shape, sources)
+        self._shapes[group] = shape
 
-    def forward(
-        self,
-        hidden: FloatArray,
-        mask: FloatArray,
-        cos: FloatArray,
-        sin: FloatArray,
-        write_at: list[int],
-        capacity_after: int,
-    ) -> FloatArray:
-        """Run all blocks; shapes as in `Backend.forward`."""
-        steady = [self._input("mask", mask), self._input("cos", cos), self._input("sin", sin)]
-        x = self._input("x", hidden)
-        for block in self._blocks:
-            x = self._run_block(block, [x, *steady], write_at, capacity_after)
-        self._capacity = capacity_after
-        return np.array(_view(x), copy=True)
+    def drop(self, group: int) -> None:
+        """Give back the memory of a group's cache."""
+        self._caches.pop(group, None)
+        self._shapes.pop(group, None)
 
-    def _run_block(
-        self, block: _Block, inputs: list[Any], write_at: list[int], capacity_after: int
-    ) -> Any:
-        """One block's hidden states; its keys and values are stored before the next one runs."""
-        assert block.past_k is not None
-        assert block.past_v is not None
-        outputs = block.module.onForward([*inputs, block.past_k.var, block.past_v.var])
-        if len(outputs) != len(BLOCK_OUTPUTS):
-            raise EngineError(
-                f"MNN failed in {block.name} with room for {self._capacity} tokens in each of"
-                f" {self._rows} rows; most likely the device ran out of memory."
-            )
-        y, new_k, new_v = outputs
-        if capacity_after != self._capacity:
-            block.resize_cache(self._keys_shape(self._rows, capacity_after))
-        block.store(_view(new_k), _view(new_v), write_at)
-        return y
+    def decode(self, group: int, inputs: StepInputs, write_at: Sequence[int]) -> FloatArray:
+        """Run all blocks over a group; shapes as in `Backend.decode`."""
+        steady = self._steady("decode", inputs)
+        x = self._input("decode x", inputs.hidden)
+        writes = [(row, start) for row, start in enumerate(write_at) if start >= 0]
+        for block, cache in zip(self._blocks, self._caches[group], strict=True):
+            x, new_k, new_v = block.run([x, *steady, cache.keys.var, cache.values.var])
+            # Fresh Vars hold the arrays that read() shows without owning them.
+            keys, values = new_k.read(), new_v.read()
+            for row, start in writes:
+                cache.store(row, start, keys[row, :, :, :1], values[row, :, :1])
+        self._result = x  # owns what is returned
+        return cast(FloatArray, x.read())
 
-    def _keys_shape(self, rows: int, capacity: int) -> tuple[int, int, int, int]:
-        return rows, self._kv_heads, self._head_dim, capacity
+    def prefill(
+        self, group: int, row: int, cached: int, inputs: StepInputs
+    ) -> Generator[None, None, FloatArray]:
+        """Run all blocks over one row; shapes as in `Backend.prefill`."""
+        past = self._past(cached)
+        steady = self._steady("prefill", inputs)
+        x = self._input("prefill x", inputs.hidden)
+        for number, block in enumerate(self._blocks):
+            cache = self._caches[group][number]
+            if cached:
+                cache.copy_row(row, cached, past)
+            y, new_k, new_v = block.run([x, *steady, past.keys.var, past.values.var])
+            cache.store(row, cached, new_k.read()[0], new_v.read()[0])
+            # The module may compute another shape before the next block reads this.
+            x = self._input("prefill x", y.read())
+            del y, new_k, new_v
+            yield
+        result: FloatArray = np.array(self._inputs["prefill x"].array)
+        for name in ("prefill x", "prefill mask", "prefill cos", "prefill sin"):
+            del self._inputs[name]
+        return result
 
     def lm_head(self, hidden: FloatArray) -> FloatArray:
         """Logits [rows, vocab_size] of hidden states [rows, hidden_size]."""
-        x = self._input("lm_head_x", hidden[:, None, :])
-        outputs = self._lm_head.onForward([x])
+        outputs = self._lm_head.onForward([self._input("lm_head x", hidden[:, None, :])])
         if not outputs:
             raise EngineError("MNN failed in lm_head; most likely the device ran out of memory.")
-        return np.array(_view(outputs[0]), copy=True)[:, -1, :]
+        self._result = outputs[0]
+        logits: FloatArray = outputs[0].read()
+        return logits[:, -1, :]
+
+    def _past(self, cached: int) -> BlockCache:
+        """What one row of one block is copied to for a prefill; masked zeros where it is empty."""
+        if cached:
+            return BlockCache(self._shape(1, kv_capacity(cached)))
+        if self._empty is None:
+            self._empty = BlockCache(self._shape(1, kv_capacity(0)))
+        return self._empty
+
+    def _shape(self, rows: int, capacity: int) -> CacheShape:
+        return CacheShape(rows, self._kv_heads, self._head_dim, capacity)
+
+    def _steady(self, use: str, inputs: StepInputs) -> list[Any]:
+        return [
+            self._input(f"{use} {name}", getattr(inputs, name)) for name in ("mask", "cos", "sin")
+        ]
 
     def _input(self, name: str, value: FloatArray) -> Any:
         """The Var for this input; a new one only for a new shape, since MNN then re-plans."""
         held = self._inputs.get(name)
         if held is None or held.array.shape != value.shape:
-            held = self._inputs[name] = _HostVar(value.shape)
+            held = self._inputs[name] = HostVar(value.shape)
         held.array[...] = value
         return held.var
 
 
-class _HostVar:
-    """An MNN input and a writable NumPy view of its memory; they live and die together."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.var = expr.const(np.zeros(shape, np.float32), list(shape), expr.NCHW, expr.float)
-        self.array = _view(self.var)
-
-
 class _Block:
-    """One loaded block and its cache.
-
-    Keys are [rows, kv_heads, head_dim, capacity], values [rows, kv_heads, capacity, head_dim].
-    """
+    """One loaded block."""
 
     def __init__(self, module: Any, name: str) -> None:
-        self.module = module
-        self.name = name
-        self.past_k: _HostVar | None = None
-        self.past_v: _HostVar | None = None
+        self._module = module
+        self._name = name
 
-    def resize_cache(self, keys_shape: tuple[int, int, int, int]) -> None:
-        rows, heads, head_dim, capacity = keys_shape
-        keys, values = _HostVar(keys_shape), _HostVar((rows, heads, capacity, head_dim))
-        if self.past_k is not None and self.past_v is not None:
-            old_k, old_v = self.past_k.array, self.past_v.array
-            rows, slots = min(old_k.shape[0], rows), min(old_k.shape[3], capacity)
-            keys.array[:rows, :, :, :slots] = old_k[:rows, :, :, :slots]
-            values.array[:rows, :, :slots] = old_v[:rows, :, :slots]
-        self.past_k, self.past_v = keys, values
-
-    def store(self, new_k: FloatArray, new_v: FloatArray, write_at: list[int]) -> None:
-        assert self.past_k is not None
-        assert self.past_v is not None
-        tokens = new_v.shape[2]
-        for row, start in enumerate(write_at):
-            self.past_k.array[row, :, :, start : start + tokens] = new_k[row]
-            self.past_v.array[row, :, start : start + tokens] = new_v[row]
-
-
-def _view(var: Any) -> FloatArray:
-    """A view of a Var's memory, valid while the Var lives (read() gives one without owner)."""
-    shape = tuple(var.shape)
-    capsule = var.ptr
-    address = _get_pointer(capsule, _get_name(capsule))
-    memory = (ctypes.c_float * math.prod(shape)).from_address(address)
-    return np.ctypeslib.as_array(memory).reshape(shape)
+    def run(self, inputs: list[Any]) -> list[Any]:
+        """Hidden states, new keys and new values."""
+        outputs: list[Any] = self._module.onForward(inputs)
+        if len(outputs) != len(BLOCK_OUTPUTS):
+            rows, _, _, capacity = inputs[4].shape
+            raise EngineError(
+                f"MNN failed in {self._name} with room for {capacity} tokens in each of {rows}"
+                " rows; most likely the device ran out of memory."
+            )
+        return outputs

@@ -18,7 +18,7 @@ from runtime.stage import Step
 from runtime.step_inputs import Row
 from scheduler.model import ModelSpec
 
-MOST_ROWS, MOST_TOKENS = 8, 1100
+MOST_TOKENS = 1100
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Rig:
         self._copies = copies * stages
         self._hidden_size = spec.hidden_size
         self._random = np.random.default_rng(0)
-        self._pipeline = Pipeline(launches, geometry_of(spec, 1e-5), MOST_ROWS, MOST_TOKENS)
+        self._pipeline = Pipeline(launches, geometry_of(spec, 1e-5), 1, MOST_TOKENS)
 
     def fire(self, shot: Shot, times: int, series: Series) -> None:
         """Run a shot; a decode step is warmed up first, since only a new shape costs planning."""

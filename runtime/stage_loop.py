@@ -1,0 +1,169 @@
+"""A worker's loop: take a step, compute it, hand it to the next stage, answer the parent."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from runtime.article.stage import ArticleStage
+from runtime.backends.protocol import FloatArray
+from runtime.lanes import LaneShape
+from runtime.shared_array import SharedArray
+from runtime.stage import Stage
+from runtime.step_message import Kind, Reply, Status, StepMessage
+from scheduler.errors import EngineError
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Where this stage stands in the chain, and the names of the shared memory it sees."""
+
+    number: int
+    has_blocks: bool
+    has_lm_head: bool
+    blocks_follow: bool  # in a later stage
+    input_name: str
+    output_name: str
+    final_name: str  # hidden states after the last block
+    logits_name: str
+    times_name: str
+
+
+class StageLoop:
+    """Serves one stage. A prefill pauses between blocks and lets waiting steps pass.
+
+    So a running answer waits for one block of somebody's prompt, not for all of it.
+    """
+
+    def __init__(
+        self,
+        config: LoopConfig,
+        lanes: LaneShape,
+        stage: Stage | ArticleStage,
+        control: Connection,
+        inbox: Connection,
+        after: Connection | None,
+    ) -> None:
+        self._config, self._lanes, self._stage = config, lanes, stage
+        self._control, self._inbox, self._after = control, inbox, after
+        self._incoming = SharedArray.attach(config.input_name)
+        self._outgoing = SharedArray.attach(config.output_name)
+        self._final = SharedArray.attach(config.final_name)
+        self._logits = SharedArray.attach(config.logits_name)
+        self._times = SharedArray.attach(config.times_name)
+        self._aborted: int | None = None
+
+    def serve(self) -> None:
+        """Take steps until the pipe closes; raises EOFError then."""
+        while True:
+            self._take(self._inbox.recv_bytes())
+
+    def _take(self, data: bytes) -> None:
+        message = StepMessage.unpack(data)
+        kind = message.kind
+        try:
+            if kind in (Kind.DECODE, Kind.PREFILL, Kind.ARRANGE):
+                self._stage.arrange(
+                    message.group, len(message.sources), message.capacity, message.sources
+                )
+            if kind is Kind.DECODE:
+                self._decode(message)
+            elif kind is Kind.PREFILL:
+                if not self._prefill(message):
+                    return  # aborted: the abort has gone on already
+            elif kind is Kind.LM_HEAD and self._config.has_lm_head:
+                self._answer(message, self._last_positions(self._final, message))
+                self._reply(Status.DONE, message)
+                return
+            elif kind is Kind.DROP:
+                self._stage.drop(message.group)
+            elif kind is Kind.ABORT:
+                self._aborted = message.sequence
+        except EngineError as error:
+            self._reply(Status.FAILED, message, str(error))
+            self._pass_on(message.pack(Kind.ARRANGE))
+            return
+        if self._after is not None:
+            self._pass_on(data)
+        elif kind in (Kind.DECODE, Kind.PREFILL):
+            self._reply(Status.DONE, message)
+        elif kind is Kind.ABORT:
+            self._reply(Status.ABORTED, message)
+
+    def _decode(self, message: StepMessage) -> None:
+        rows = len(message.rows)
+        hidden = self._lanes.hidden(self._incoming, message.lane, rows)
+        if self._config.has_blocks:
+            began = time.perf_counter()
+            hidden = self._stage.decode(
+                message.group, message.rows, message.capacity, hidden, padded=message.padded
+            )
+            self._took(message, time.perf_counter() - began)
+        self._deliver(message, hidden)
+
+    def _prefill(self, message: StepMessage) -> bool:
+        """Run a prompt, or a part of one; False where it was aborted."""
+        hidden = self._lanes.hidden(self._incoming, message.lane, message.tokens)
+        if self._config.has_blocks:
+            row = message.rows[message.prefill_row]
+            assert row is not None
+            steps = self._stage.prefill(message.group, message.prefill_row, row, hidden)
+            result = self._paused(message, steps)
+            if result is None:
+                return False
+            hidden = result
+        self._deliver(message, hidden)
+        return True
+
+    def _paused(
+        self, message: StepMessage, steps: Generator[None, None, FloatArray]
+    ) -> FloatArray | None:
+        seconds = 0.0
+        while self._aborted != message.sequence:
+            began = time.perf_counter()
+            try:
+                next(steps)
+            except StopIteration as end:
+                self._took(message, seconds + time.perf_counter() - began)
+                result: FloatArray = end.value
+                return result
+            seconds += time.perf_counter() - began
+            while self._aborted != message.sequence and self._inbox.poll():
+                self._take(self._inbox.recv_bytes())
+        steps.close()
+        return None
+
+    def _deliver(self, message: StepMessage, hidden: FloatArray) -> None:
+        """Turn hidden states [positions, hidden_size] into logits here, or give them onwards."""
+        if self._config.has_lm_head and not self._config.blocks_follow:
+            self._answer(message, hidden[-1:] if message.kind is Kind.PREFILL else hidden)
+        else:
+            self._lanes.hidden(self._outgoing, message.lane, len(hidden))[...] = hidden
+
+    def _answer(self, message: StepMessage, hidden: FloatArray) -> None:
+        """Logits of hidden states [rows, hidden_size], for the parent."""
+        began = time.perf_counter()
+        logits = self._lanes.logits(self._logits, message.lane, len(hidden))
+        logits[...] = self._stage.lm_head(hidden, padded=message.padded)
+        times = self._lanes.times(self._times, message.lane)
+        times[self._lanes.stages] = time.perf_counter() - began
+
+    def _last_positions(self, boundary: SharedArray, message: StepMessage) -> FloatArray:
+        positions = message.tokens if message.lane == self._lanes.prefill_lane else 0
+        hidden = self._lanes.hidden(boundary, message.lane, positions or len(message.rows))
+        return hidden[-1:] if positions else hidden
+
+    def _took(self, message: StepMessage, seconds: float) -> None:
+        self._lanes.times(self._times, message.lane)[self._config.number] = seconds
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._after is not None:
+            # A stage that died is the parent's to notice.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._after.send_bytes(data)
+
+    def _reply(self, status: Status, message: StepMessage, reason: str = "") -> None:
+        self._control.send_bytes(Reply(status, message.sequence, reason).pack())
