@@ -10,7 +10,7 @@ from runtime.bundle import Bundle
 from runtime.chat_template import ChatTemplate
 from runtime.json_tokenizer import JsonTokenizer, TextStream
 from runtime.prompt import ChatGlmFormat
-from runtime.tokenizer import Tokenizer
+from runtime.tokenizer import TextCodec, Tokenizer
 from scheduler.errors import BundleError, UserInputError
 
 Message = Mapping[str, Any]
@@ -36,6 +36,10 @@ class ChatFormat(Protocol):
 
     holds_conversations: bool
 
+    @property
+    def tokenizer(self) -> TextCodec:
+        """Of plain text, without any format around it."""
+
     def prompt_ids(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
         """Token ids of a prompt that an answer follows.
 
@@ -57,7 +61,7 @@ class TemplateFormat:
     def __init__(
         self, tokenizer: JsonTokenizer, template: ChatTemplate, special_texts: Mapping[str, str]
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._template = template
         self._special_texts = special_texts
 
@@ -69,15 +73,15 @@ class TemplateFormat:
             tools=guarded_tools,
             special_texts=self._special_texts,
         )
-        return self._tokenizer.encode_markup(text)
+        return self.tokenizer.encode_markup(text)
 
     def answer_stream(self) -> AnswerStream:
         """A decoder that leaves out blanks before the answer."""
-        return _WithoutFirstBlanks(TextStream(self._tokenizer))
+        return _WithoutFirstBlanks(TextStream(self.tokenizer))
 
     def _guarded(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._tokenizer.guard(value)
+            return self.tokenizer.guard(value)
         if isinstance(value, Mapping):
             return {self._guarded(key): self._guarded(one) for key, one in value.items()}
         if isinstance(value, list | tuple):
@@ -91,7 +95,7 @@ class CompletionFormat:
     holds_conversations = False
 
     def __init__(self, tokenizer: JsonTokenizer, beginning: str) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._beginning = beginning
 
     def prompt_ids(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
@@ -101,12 +105,12 @@ class CompletionFormat:
                 "this model has no chat template: it continues one text and knows no system prompt,"
                 " earlier messages or tools; leave them out, or use an instruct model."
             )
-        begin = self._tokenizer.encode_markup(self._beginning)
-        return begin + self._tokenizer.encode(str(messages[0]["content"]))
+        begin = self.tokenizer.encode_markup(self._beginning)
+        return begin + self.tokenizer.encode(str(messages[0]["content"]))
 
     def answer_stream(self) -> AnswerStream:
         """A decoder that keeps every blank, since the answer continues a text."""
-        return TextStream(self._tokenizer, continues=True)
+        return TextStream(self.tokenizer, continues=True)
 
 
 class _WithoutFirstBlanks:

@@ -25,7 +25,7 @@ class ChatGlmFormat:
     holds_conversations = True
 
     def __init__(self, tokenizer: ChatGlmCodec) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     def prompt_ids(
         self,
@@ -45,11 +45,11 @@ class ChatGlmFormat:
             )
         texts = [str(one["content"]) for one in rounds]
         history = list(zip(texts[:-1:2], texts[1:-1:2], strict=True))
-        return chatglm_ids(self._tokenizer, build_prompt(history, texts[-1], system))
+        return chatglm_ids(self.tokenizer, build_prompt(history, texts[-1], system))
 
     def answer_stream(self) -> StreamDecoder:
         """A decoder that gives the answer the release's last touch."""
-        return StreamDecoder(self._tokenizer)
+        return StreamDecoder(self.tokenizer)
 
 
 def build_prompt(

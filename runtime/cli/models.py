@@ -98,9 +98,9 @@ def _chosen(words: str) -> list[str]:
 
 def _rows(names: list[str], on_disk_only: bool) -> list[Row]:
     from runtime.cli.models_here import runs_here
-    from runtime.cli.planning import this_machine_planning
     from runtime.model_store import repository_of, stored_model
     from runtime.on_disk import look_at
+    from scheduler.planning import this_machine_planning
 
     rows = []
     host, speeds = this_machine_planning().machine()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runtime.cli.planning import Planning, planning_options
+from runtime.cli.planning import planning_options
+from scheduler.planning import Planning
 
 if TYPE_CHECKING:
     from runtime.model_store import StoredModel

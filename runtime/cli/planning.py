@@ -3,156 +3,25 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import click
 
-from scheduler.errors import UserInputError
-from scheduler.units import parse_size
+from scheduler.planning import read_planning
 
-if TYPE_CHECKING:
-    from scheduler.cost import Speeds
-    from scheduler.fit_search import Objective
-    from scheduler.hardware import Host
-    from scheduler.model import ModelSpec
-    from scheduler.plan import Plan, Precision
-    from scheduler.request import Choice, PlanRequest, Policy
-    from scheduler.wanted import Wanted
-
+PLANNING_WORDS = tuple(inspect.signature(read_planning).parameters)
 _PRECISIONS = click.Choice(["fp32", "fp16", "int8", "int4"])
 
 
-@dataclass(frozen=True)
-class Planning:
-    """What the user said about placement; sizes in bytes, None where nothing was said."""
-
-    model: str
-    wanted: Wanted
-    machine_words: tuple[str, ...]
-    gpu_precision: Precision | None
-    cpu_precision: Precision | None
-    reserve_bytes: int | None
-    max_vram_bytes: int | None
-    gpu_blocks: int | None
-    context: int | None
-    slots: int | None
-    policy: Policy
-    objective: Objective
-    host_name: str | None = None
-
-    def request(
-        self,
-        spec: ModelSpec,
-        bundle: str | None = None,
-        stored: frozenset[Precision] | None = None,
-    ) -> PlanRequest:
-        """What to ask the planner.
-
-        `bundle` is the directory that the plan's command shall name, `stored` the precisions in it.
-        """
-        from scheduler.request import PlanRequest
-
-        answers: dict[Choice, object] = {
-            "gpu_precision": self.gpu_precision,
-            "cpu_precision": self.cpu_precision,
-            "context": self.context,
-            "slots": self.slots,
-        }
-        unanswered = {choice for choice, answer in answers.items() if answer is None}
-        return PlanRequest(
-            model=spec,
-            bundle=bundle,
-            vram_bytes=None if self.wanted.gpus else self.wanted.vram_bytes,
-            gpu_precision=self.gpu_precision or "fp16",
-            cpu_precision=self.cpu_precision or "fp32",
-            reserve_bytes=self.reserve_bytes,
-            max_vram_bytes=self.max_vram_bytes,
-            gpu_blocks=self.gpu_blocks,
-            context=self.context,
-            slots=1 if self.slots is None else self.slots,
-            policy=self.policy,
-            objective=self.objective,
-            open_choices=frozenset(unanswered if self.policy == "fit" else ()),
-            machine_words=self.machine_words,
-            stored=stored,
-        )
-
-    def plan(
-        self,
-        spec: ModelSpec,
-        bundle: str | None = None,
-        stored: frozenset[Precision] | None = None,
-    ) -> Plan:
-        """Measure this host, except what the user named or stated, and plan; see `request`."""
-        from scheduler.planner import make_plan
-
-        host, speeds = self.machine()
-        return make_plan(self.request(spec, bundle, stored), host, speeds)
-
-    def machine(self) -> tuple[Host, Speeds | None]:
-        """The host to plan for, and its speeds where more is known than the probe finds."""
-        from scheduler.calibrated import with_calibration
-
-        host, speeds = self._estimated()
-        gpus = max(len(self.wanted.vram_bytes or ()), 1)
-        named = [
-            name for name, flag in (("--gpu", self.wanted.gpus), ("--cpu", self.wanted.cpu)) if flag
-        ]
-        return with_calibration(host, speeds, self.host_name, named, self._is_here(), gpus)
-
-    def _is_here(self) -> bool:
-        """Whether the processor and its memory are this machine's."""
-        return self.wanted.cpu is None and self.wanted.ram_class is None
-
-    def _estimated(self) -> tuple[Host, Speeds | None]:
-        host = self._measured()
-        if self.wanted.nothing and not host.gpus:
-            return host, None
-        from scheduler.planned_host import plan_host, recognise
-
-        return recognise(host) if self.wanted.nothing else plan_host(self.wanted, host)
-
-    def _measured(self) -> Host:
-        if self.wanted.vram_bytes is None and not self.wanted.gpus:
-            from scheduler.probe import probe_host
-
-            return probe_host()
-        import sys
-        from pathlib import Path
-
-        from scheduler.hardware import Host
-        from scheduler.probe.cpu import probe_cpu
-
-        cpu, notes = probe_cpu(Path("/"), sys.platform)
-        return Host(cpu=cpu, notes=notes)
-
-
-def this_machine_planning() -> Planning:
-    """What stands for a command line that says nothing about placement."""
-    from scheduler.wanted import Wanted
-
-    return Planning(
-        model="",
-        wanted=Wanted(),
-        machine_words=(),
-        gpu_precision=None,
-        cpu_precision=None,
-        reserve_bytes=None,
-        max_vram_bytes=None,
-        gpu_blocks=None,
-        context=None,
-        slots=None,
-        policy="fit",
-        objective="latency",
-    )
-
-
 def planning_options(
-    default_model: str,
+    default_model: str, host_flag: str = "--host"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the placement options to a click command, which receives them as `planning: Planning`."""
+    """Add the placement options to a click command, which receives them as `planning: Planning`.
+
+    `host_flag` names a stored host profile, where --host itself means something else.
+    """
     options = [
         click.option(
             "--model", metavar="NAME", default=default_model, show_default=True, help="Model name."
@@ -182,7 +51,7 @@ def planning_options(
             " give both by repeating it.",
         ),
         click.option(
-            "--host",
+            host_flag,
             "host_name",
             metavar="NAME",
             help="Speeds as `glm-plan calibrate` stored them under NAME.  [default: this machine's,"
@@ -238,43 +107,9 @@ def planning_options(
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def wrapper(
-            model: str,
-            vram: tuple[str, ...],
-            gpus: tuple[str, ...],
-            cpu: str | None,
-            rams: tuple[str, ...],
-            host_name: str | None,
-            precision: str | None,
-            gpu_precision: str | None,
-            cpu_precision: str | None,
-            reserve: str | None,
-            max_vram: str | None,
-            gpu_blocks: int | None,
-            context: int | None,
-            slots: int | None,
-            policy: str,
-            objective: str,
-            **others: Any,
-        ) -> Any:
-            on_gpu, on_cpu = _precisions(precision, gpu_precision, cpu_precision)
-            wanted, words = _wanted(gpus, vram, cpu, rams)
-            planning = Planning(
-                model=model,
-                wanted=wanted,
-                machine_words=(*words, *(("--host", host_name) if host_name else ())),
-                host_name=host_name,
-                gpu_precision=on_gpu,
-                cpu_precision=on_cpu,
-                reserve_bytes=None if reserve is None else parse_size(reserve, "--reserve"),
-                max_vram_bytes=None if max_vram is None else parse_size(max_vram, "--max-vram"),
-                gpu_blocks=gpu_blocks,
-                context=context,
-                slots=slots,
-                policy=cast("Policy", policy),
-                objective=cast("Objective", objective),
-            )
-            return function(planning=planning, **others)
+        def wrapper(**given: Any) -> Any:
+            words = {name: given.pop(name) for name in PLANNING_WORDS}
+            return function(planning=read_planning(**words), **given)
 
         decorated: Callable[..., Any] = wrapper
         for option in reversed(options):
@@ -282,35 +117,3 @@ def planning_options(
         return decorated
 
     return decorate
-
-
-def _wanted(
-    gpus: tuple[str, ...], vram: tuple[str, ...], cpu: str | None, rams: tuple[str, ...]
-) -> tuple[Wanted, tuple[str, ...]]:
-    """What is named or stated of the machine, and the flags that say it again."""
-    from scheduler.wanted import Wanted, read_ram
-
-    vram_bytes = tuple(parse_size(text, "--vram") for text in vram) or None
-    ram_bytes, ram_class = read_ram(rams)
-    words = []
-    for flag, values in (
-        ("--gpu", gpus),
-        ("--vram", vram if gpus else ()),
-        ("--cpu", [cpu] if cpu else []),
-        ("--ram", rams),
-    ):
-        words += [word for value in values for word in (flag, value)]
-    return Wanted(gpus, vram_bytes, cpu, ram_bytes, ram_class), tuple(words)
-
-
-def _precisions(
-    both: str | None, gpu: str | None, cpu: str | None
-) -> tuple[Precision | None, Precision | None]:
-    """Precision of the GPU side and the CPU side; None where nothing was said."""
-    one_side = "--gpu-precision" if gpu else "--cpu-precision" if cpu else None
-    if both and one_side:
-        raise UserInputError(
-            f"--precision sets both sides and {one_side} one of them; use --precision alone, or"
-            " --gpu-precision and --cpu-precision."
-        )
-    return cast("Precision | None", gpu or both), cast("Precision | None", cpu or both)

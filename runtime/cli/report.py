@@ -13,7 +13,7 @@ from runtime.cli.report_output import (
     report_text,
     write_pictures,
 )
-from runtime.cli.report_study import Asked
+from runtime.report_study import Asked
 from scheduler.errors import UserInputError
 
 

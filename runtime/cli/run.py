@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from runtime.cli.generation_options import generation_options
-from runtime.cli.planning import Planning, planning_options
+from runtime.cli.planning import planning_options
 from runtime.cli.target import target_options
+from scheduler.planning import Planning
 
 
 @click.command()

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
-from runtime.backends.proof import prove_backends
 from runtime.bundle import Bundle
 from runtime.chat_format import chat_format_of
 from runtime.conversation import Conversation
 from runtime.engine import Engine
-from runtime.launch import StageLaunch, check_ram, launches_of
+from runtime.launch import StageLaunch
+from runtime.launch_here import launches_here
 from runtime.pipeline import ProgressCallback
 from runtime.worker import Loaded
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan
-from scheduler.probe.cpu import probe_cpu
-from scheduler.probe.nvml import probe_gpus
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,10 @@ def open_session(
     Notes such as "asked for CUDA, running on CPU" go to stderr. Raises PlanError when RAM is short
     and what the bundle, the backends and the engine raise.
     """
-    asked = {stage.backend for stage in plan.stages}
-    working = frozenset({"mnn:cpu"})
-    cuda_devices: dict[str, str] = {}
-    if asked - working:
-        gpus, _notes = probe_gpus(os.environ, sys.platform)
-        working = prove_backends(gpus).working
-        cuda_devices = {gpu.name: gpu.uuid for gpu in gpus if gpu.uuid}
-    cpu, _notes = probe_cpu(Path("/"), sys.platform)
-    launches = launches_of(plan, bundle, working, cuda_devices, cpu.usable_cores)
+    launches = launches_here(plan, spec, bundle)
     for launch in launches:
         if launch.fallback:
             click.echo(f"{launch.device}: {launch.fallback}", err=True)
-    check_ram(plan, spec, launches, cpu.available_bytes)
     chat_format = chat_format_of(bundle)
     with _load_progress(launches) as on_progress:
         engine = Engine(bundle, launches, plan.context_tokens, on_progress)

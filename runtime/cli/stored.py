@@ -15,9 +15,9 @@ from scheduler.wording import listing
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
-    from runtime.cli.planning import Planning
     from runtime.model_store import StoredModel
     from scheduler.plan import Precision
+    from scheduler.planning import Planning
 
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 

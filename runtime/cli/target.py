@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
-from runtime.cli.planning import Planning
 from scheduler.errors import UserInputError
 from scheduler.plan import Precision
+from scheduler.planning import Planning
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle

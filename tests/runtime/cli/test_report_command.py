@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli.report_study import read_cards, read_precision
+from runtime.report_study import read_cards, read_precision
 from scheduler.errors import UserInputError
 from scheduler.report.tables import read_report
 

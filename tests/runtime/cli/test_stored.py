@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli.planning import this_machine_planning
 from runtime.cli.stored import precision_that_fits
 from runtime.model_store import find_model, stored_model
 from scheduler.errors import PlanError
+from scheduler.planning import this_machine_planning
 from scheduler.units import GIB
 from scheduler.wanted import Wanted
 

@@ -1,4 +1,4 @@
-"""What a report is asked about: names and numbers from the command line, looked up and checked."""
+"""What a report is asked about: names and numbers as options give them, looked up and checked."""
 
 from __future__ import annotations
 
