@@ -78,10 +78,7 @@ class Embedding(_Document):
     """Word embeddings as rows [vocab_size, hidden_size], little endian, no header."""
 
     file: BundleFile
-    dtype: LONGEST_NAME = 200
-
-
-EmbeddingDtype = "bf16"
+    dtype: EmbeddingDtype = "bf16"
 
 
 class Tokenizer(_Document):
