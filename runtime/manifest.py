@@ -37,6 +37,21 @@ class BundleFile(_Document):
     sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
 
 
+How = Literal["exact", "rounded scales", "requantised"]
+
+
+class StoredMatrices(_Document):
+    """How matrices of one type of a GGUF file came into a variant.
+
+    ``exact``: their integers and scales, bit by bit; ``rounded scales``: their integers, with
+    scales rounded to fp16; ``requantised``: quantised anew from their values.
+    """
+
+    type: str = Field(min_length=1, max_length=20)
+    how: How
+    matrices: int = Field(gt=0)
+
+
 class Variant(_Document):
     """One way to run a part: the files of one engine at one precision."""
 
@@ -49,6 +64,9 @@ class Variant(_Document):
     )
     files: list[BundleFile] = Field(
         min_length=1, description="the first one is what the engine opens"
+    )
+    stored: list[StoredMatrices] = Field(
+        default=[], max_length=100, description="of quantised variants that a GGUF file became"
     )
 
     @property

@@ -34,11 +34,13 @@ def inspect(bundle: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from runtime.cli.bundle_view import facts_table, sizes_table
+    from runtime.cli.bundle_view import facts_table, sizes_table, stored_lines
 
     console = Console()
     console.print(facts_table(manifest))
     console.print(sizes_table(manifest))
+    for line in stored_lines(manifest):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @command.command()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 
 from rich.table import Table
 
 from runtime.bundle_diff import BundleDiff, encoding_name
 from runtime.geometry import Geometry
-from runtime.manifest import Manifest
+from runtime.manifest import How, Manifest
 from scheduler.units import format_size
 
 
@@ -49,7 +50,8 @@ def sizes_table(manifest: Manifest) -> Table:
     table = Table("part", *columns, title="Sizes on disk (measured)", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    table.add_row("embedding (bf16)", format_size(manifest.embedding.file.size_bytes))
+    embedding = manifest.embedding
+    table.add_row(f"embedding ({embedding.dtype})", format_size(embedding.file.size_bytes))
     sizes = [
         (part.name, {encoding_name(one): one.size_bytes for one in part.variants})
         for part in manifest.parts
@@ -62,6 +64,34 @@ def sizes_table(manifest: Manifest) -> Table:
     table.add_section()
     table.add_row("all parts", *map(format_size, totals))
     return table
+
+
+def stored_lines(manifest: Manifest) -> list[str]:
+    """What became of a GGUF file's own integers: a line for each encoding."""
+    counts: dict[str, Counter[tuple[How, str]]] = {}
+    for part in manifest.parts:
+        for variant in part.variants:
+            for one in variant.stored:
+                of_encoding = counts.setdefault(encoding_name(variant), Counter())
+                of_encoding[one.how, one.type] += one.matrices
+    return [
+        f"{encoding}: " + "; ".join(_stored(*item) for item in sorted(found.items()))
+        for encoding, found in counts.items()
+    ]
+
+
+_FLOATS = ("F32", "F16", "BF16")
+_WAYS: dict[How, str] = {
+    "exact": "taken over without loss",
+    "rounded scales": "taken over, scales rounded to fp16",
+    "requantised": "requantised",
+}
+
+
+def _stored(of: tuple[How, str], matrices: int) -> str:
+    how, type_name = of
+    way = "quantised" if how == "requantised" and type_name in _FLOATS else _WAYS[how]
+    return f"{matrices} matri{'x' if matrices == 1 else 'ces'} of {type_name} {way}"
 
 
 def diff_tables(diff: BundleDiff) -> list[Table]:

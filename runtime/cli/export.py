@@ -35,16 +35,15 @@ SCHEMA = "glm-plan/export/1"
 @click.option(
     "--precision",
     "precisions",
-    default="fp16",
-    show_default=True,
     metavar="P[,P...]",
-    help="How weights are stored: fp32, fp16, int8, int4; several make one bundle that has all.",
+    help="How weights are stored: fp32, fp16, int8, int4; several make one bundle that has all."
+    "  [default: a GGUF file as it is quantised, anything else fp16]",
 )
 @click.option(
     "--head-precision",
     "head_precisions",
     metavar="P[,P...]",
-    help="How lm_head is stored.  [default: as --precision]",
+    help="How lm_head is stored.  [default: as --precision; without it, as a GGUF file has it]",
 )
 @click.option(
     "--weight-block",
@@ -72,7 +71,7 @@ SCHEMA = "glm-plan/export/1"
 def command(
     checkpoint: Path,
     out: Path | None,
-    precisions: str,
+    precisions: str | None,
     head_precisions: str | None,
     weight_block: int | None,
     name: str | None,
@@ -108,7 +107,7 @@ def command(
     request = ExportRequest(
         checkpoint=checkpoint,
         out=out,
-        precisions=parse_precisions(precisions),
+        precisions=() if precisions is None else parse_precisions(precisions),
         head_precisions=parse_precisions(head_precisions) if head_precisions else None,
         weight_block=weight_block,
         name=name or stored_name,
@@ -262,6 +261,7 @@ def document(out: Path, manifest: Manifest, seconds: float) -> dict[str, Any]:
                 "precision": variant.precision,
                 "weight_block": variant.weight_block,
                 "size_bytes": variant.size_bytes,
+                "stored": [one.model_dump() for one in variant.stored],
             }
             for part in manifest.parts
             for variant in part.variants
@@ -272,10 +272,12 @@ def document(out: Path, manifest: Manifest, seconds: float) -> dict[str, Any]:
 def _show(out: Path, manifest: Manifest, seconds: float) -> None:
     from rich.console import Console
 
-    from runtime.cli.bundle_view import sizes_table
+    from runtime.cli.bundle_view import sizes_table, stored_lines
 
     console = Console()
     console.print(sizes_table(manifest))
+    for line in stored_lines(manifest):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(
         f"{manifest.model}: {format_size(manifest.size_bytes)} in {seconds:.1f} s at {out}",
         highlight=False,

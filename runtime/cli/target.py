@@ -122,12 +122,11 @@ def as_stored(planning: Planning, bundle: Bundle) -> Planning:
 
 
 def stored_precisions(bundle: Bundle) -> frozenset[Precision]:
-    """The precisions in which MNN files of every part are there."""
+    """The precisions of which MNN files of every block are there, and a lm_head as exact."""
+    from runtime.bundle import served_precisions
+
     return frozenset.intersection(
-        *(
-            frozenset(one.precision for one in part.variants if one.engine == "mnn")
-            for part in bundle.manifest.parts
-        )
+        *(served_precisions(part, "mnn") for part in bundle.manifest.parts)
     )
 
 

@@ -10,6 +10,7 @@ from runtime.bundle_spec import geometry_of
 from runtime.export.block_graph import write_block, write_lm_head
 from runtime.export.checkpoint import Checkpoint
 from runtime.export.files import copy_file, describe
+from runtime.export.model_source import StoredIntegers
 from runtime.export.tensor_rows import SourcePrecision
 from runtime.export.weight_source import Array
 from runtime.export.weights import block_rounded_to_half, head_rounded_to_half
@@ -34,6 +35,7 @@ class ChatGlmSource:
         self.precision: SourcePrecision = self.checkpoint.source_precision
         self.tokens: SpecialTokens | None = self.checkpoint.tokens
         self.stop_ids: list[int] = []
+        self.stored: StoredIntegers | None = None  # the int8 and int4 releases are requantised
 
     def write_tokenizer(self, target: Path) -> Tokenizer:
         """Copy the SentencePiece model into the bundle at ``target``."""

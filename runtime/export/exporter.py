@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,15 +22,23 @@ from runtime.bundle import (
 )
 from runtime.export.embedding_rows import encoded_rows
 from runtime.export.files import describe, publish, write_rows, write_synced
+from runtime.export.model_source import ModelSource
 from runtime.export.open_model import open_model
 from runtime.export.parts import LM_HEAD, PartMaker
-from runtime.export.request import Encoding, ExportRequest, OnProgress, choose_encodings
+from runtime.export.request import (
+    DEFAULT_PRECISIONS,
+    Encoding,
+    ExportRequest,
+    OnProgress,
+    choose_encodings,
+)
 from runtime.export.resources import choose_jobs, require_disk, work_bytes
 from runtime.export.tracker import Tracker
 from runtime.export.workspace import Workspace
 from runtime.manifest import LONGEST_NAME, VALUE_BYTES
 from scheduler.errors import BundleError, UserInputError
 from scheduler.model import ModelSpec
+from scheduler.plan import Precision
 from scheduler.probe import probe_host
 
 _HASH_THREADS = 4
@@ -57,7 +66,7 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
     model = open_model(request.checkpoint)
     spec, geometry = model.spec, model.geometry
     name = _name(request, spec)
-    wanted = _wanted(spec, request)
+    wanted = _wanted(model, request)
     tracker = Tracker(on_progress, sum(file.stat().st_size for file in model.files))
     source = source_hash(model.files, tracker)
     if existing is not None:
@@ -142,13 +151,27 @@ def _existing_bundle(request: ExportRequest) -> Bundle | None:
     return None if request.force else existing
 
 
-def _wanted(spec: ModelSpec, request: ExportRequest) -> dict[str, list[Encoding]]:
+def _wanted(model: ModelSource, request: ExportRequest) -> dict[str, list[Encoding]]:
     """The encodings of every part, in the order of the manifest."""
-    blocks = choose_encodings(spec, request.precisions, request.weight_block)
-    head = choose_encodings(
-        spec, request.head_precisions or request.precisions, request.weight_block
-    )
-    return {f"block_{number}": blocks for number in range(spec.blocks)} | {LM_HEAD: head}
+    blocks = _encodings(model, "block_0", request.precisions, request)
+    head = _encodings(model, LM_HEAD, request.head_precisions or request.precisions, request)
+    return {f"block_{number}": blocks for number in range(model.spec.blocks)} | {LM_HEAD: head}
+
+
+def _encodings(
+    model: ModelSource, part: str, precisions: tuple[Precision, ...], request: ExportRequest
+) -> list[Encoding]:
+    """As asked; else as the checkpoint is stored, in groups that let its integers be taken over."""
+    stored = model.stored
+    asked = precisions or ((stored.precision(part),) if stored else DEFAULT_PRECISIONS)
+    chosen = choose_encodings(model.spec, asked, request.weight_block)
+    if stored is None or request.weight_block is not None:
+        return chosen
+    own = [stored.weight_block(part, one.precision) for one in chosen]
+    return [
+        replace(one, weight_block=block) if block else one
+        for one, block in zip(chosen, own, strict=True)
+    ]
 
 
 def _require_new(

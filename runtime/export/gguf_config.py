@@ -7,6 +7,7 @@ conversion scripts.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def decoder_config(
     if keys.size("vocab_size", vocabulary) != vocabulary:
         raise keys.fail("vocab_size", f"{vocabulary}, the rows of token_embd.weight")
     config = DecoderConfig(
-        name=_model_name(path, header),
+        name=_model_name(path),
         family=architecture.family,
         hidden_size=hidden,
         ffn_size=keys.size("feed_forward_length"),
@@ -226,6 +227,6 @@ def _scaling(keys: _Keys, context: int) -> RotaryScaling | None:
     return None if kind == "none" or factor == 1 else RotaryScaling("linear", factor, original)
 
 
-def _model_name(path: Path, header: GgufHeader) -> str:
-    name = header.metadata.get("general.name")
-    return name.strip() if isinstance(name, str) and name.strip() else path.stem
+def _model_name(path: Path) -> str:
+    """The file's name, without the number of a split: general.name is often a slogan."""
+    return re.sub(r"-\d{5}-of-\d{5}$", "", path.name.removesuffix(".gguf"))

@@ -14,8 +14,22 @@ from runtime.export.tensor_rows import SourcePrecision
 from runtime.export.weight_source import Array, WeightSource
 from runtime.export.weights import rounded_to_half
 from runtime.geometry import Geometry
-from runtime.manifest import EmbeddingDtype, SpecialTokens, Tokenizer
+from runtime.manifest import EmbeddingDtype, SpecialTokens, StoredMatrices, Tokenizer
 from scheduler.model import ModelSpec
+from scheduler.plan import Precision
+
+
+class StoredIntegers(Protocol):
+    """Quantised weights that MNN's files can take over; a ``part`` is one of a bundle's."""
+
+    def precision(self, part: str) -> Precision:
+        """How ``part`` is stored when nothing else is asked for."""
+
+    def weight_block(self, part: str, precision: Precision) -> int | None:
+        """Weights that must share a scale for a takeover; None where there is none."""
+
+    def take_over(self, part: str, mnn_path: Path) -> list[StoredMatrices]:
+        """Put them into what the converter wrote at int4 or int8, and say what happened."""
 
 
 class ModelSource(Protocol):
@@ -53,6 +67,10 @@ class ModelSource(Protocol):
     def stop_ids(self) -> list[int]:
         """The tokens that end an answer; empty where ``tokens`` tell."""
 
+    @property
+    def stored(self) -> StoredIntegers | None:
+        """The checkpoint's own integers, where MNN's files can take them over."""
+
     def write_tokenizer(self, target: Path) -> Tokenizer:
         """Write the tokenizer's files into the bundle at ``target`` and describe them."""
 
@@ -87,6 +105,7 @@ class DecoderSource:
     files: Sequence[Path]
     tokenizer: Callable[[Path], Tokenizer]
     tokens: SpecialTokens | None = None
+    stored: StoredIntegers | None = None
 
     @property
     def spec(self) -> ModelSpec:

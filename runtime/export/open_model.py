@@ -16,6 +16,7 @@ from runtime.export.families.hf_config import (
     read_json,
 )
 from runtime.export.families.named_weights import NamedWeights
+from runtime.export.gguf_model import open_gguf
 from runtime.export.model_source import DecoderSource, ModelSource
 from runtime.export.shards import require_inside
 from runtime.export.tensor_files import open_tensors
@@ -24,15 +25,17 @@ from scheduler.errors import CheckpointError
 
 
 def open_model(location: Path) -> ModelSource:
-    """Open the checkpoint in a directory, strictly; weights are read later, part by part.
+    """Open a checkpoint's directory or a GGUF file, strictly; weights are read later, part by part.
 
     Raises CheckpointError or UserInputError for what is missing, damaged, hostile or of a family
     that cannot be exported.
     """
+    if location.suffix == ".gguf" and location.is_file():
+        return open_gguf(location)
     if not location.is_dir():
         raise CheckpointError(
-            f"{location} is not a directory; expected a checkpoint: config.json, weights and"
-            " tokenizer."
+            f"{location} is neither a directory nor a file named .gguf; expected a checkpoint:"
+            " config.json, weights and tokenizer, or one GGUF file."
         )
     if _is_first_chatglm(read_json(require_inside(location, CONFIG))):
         return ChatGlmSource(location)

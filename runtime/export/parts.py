@@ -78,6 +78,9 @@ class PartMaker:
         least_bytes = weight_bytes(self._spec, part, encoding)
         mnn_path = onnx_path.with_name(f"{stem}.mnn")
         made = convert(onnx_path, mnn_path, encoding, least_bytes, self._stop)
+        stored = []
+        if self._source.stored and encoding.precision in ("int8", "int4"):
+            stored = self._source.stored.take_over(part, mnn_path)
         folder = self._workspace.path / encoding.directory
         folder.mkdir(exist_ok=True)
         files = [file.rename(folder / file.name) for file in made]
@@ -86,6 +89,7 @@ class PartMaker:
             precision=encoding.precision,
             weight_block=encoding.weight_block,
             files=[describe(self._workspace.path, file) for file in files],
+            stored=stored,
         )
         with self._writing_down:
             self._workspace.record(part, variant)

@@ -11,10 +11,12 @@ from scheduler.errors import UserInputError
 from scheduler.model import ModelSpec, block_matrices, default_weight_block
 from scheduler.plan import Precision
 
+DEFAULT_PRECISIONS: tuple[Precision, ...] = ("fp16",)
+
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a part's weights are stored: precision, and for int4 how many values share a scale."""
+    """How a part's weights are stored: precision, and of integers how many share a scale."""
 
     precision: Precision
     weight_block: int | None = None
@@ -30,13 +32,15 @@ class Encoding:
 class ExportRequest:
     """What to export, where to, and how weights are stored.
 
-    ``head_precisions`` None stores lm_head as the blocks; ``weight_block`` None chooses one for
-    int4; ``jobs`` None means as many conversions at once as memory and cores allow.
+    No ``precisions`` stores a GGUF file as it is quantised, lm_head by itself, and any other
+    checkpoint at `DEFAULT_PRECISIONS`. ``head_precisions`` None stores lm_head as the blocks;
+    ``weight_block`` None chooses one; ``jobs`` None means as many conversions at once as memory and
+    cores allow.
     """
 
     checkpoint: Path
     out: Path
-    precisions: tuple[Precision, ...]
+    precisions: tuple[Precision, ...] = ()
     head_precisions: tuple[Precision, ...] | None = None
     weight_block: int | None = None
     name: str | None = None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.bundle import open_bundle, read_manifest, select_variant
+from runtime.bundle import open_bundle, read_manifest, select_variant, served_precisions
 from runtime.manifest import Manifest
 from runtime.rotary import Rotary
 from scheduler.errors import BundleError
@@ -247,6 +247,20 @@ def test_fp32_is_served_by_fp16_and_says_so(tmp_path, source, said):
     assert chosen.variant.precision == "fp16"
     assert chosen.requested == "fp32"
     assert said in chosen.note
+
+
+def test_lm_head_is_served_by_what_is_more_exact_than_asked_for(tmp_path):
+    write_bundle(tmp_path / "b", encodings=(("fp16", None), ("int8", 32)))
+    manifest = read_manifest(tmp_path / "b")
+    chosen = select_variant(manifest, "lm_head", "mnn", "int4")
+    assert (chosen.variant.precision, chosen.requested) == ("int8", "int4")
+    assert chosen.note == "lm_head at int4 is served by its int8 files, more exact."
+    with pytest.raises(BundleError, match="has block_0 as mnn fp16, mnn int8, not as mnn int4"):
+        select_variant(manifest, "block_0", "mnn", "int4")
+    blocks, head = manifest.parts[0], manifest.parts[-1]
+    assert served_precisions(blocks, "mnn") == {"fp16", "int8"}
+    assert served_precisions(head, "mnn") == {"fp16", "int8", "int4"}
+    assert served_precisions(head, "ort") == frozenset()
 
 
 def test_what_is_absent_is_named_with_what_there_is(tmp_path):

@@ -58,6 +58,7 @@ def write_bundle(
                         "engine": "mnn",
                         "precision": precision,
                         "weight_block": block,
+                        "stored": [],
                         "files": [
                             add_file(
                                 bundle,

@@ -191,6 +191,5 @@ def test_a_sliding_window_is_told(tmp_path):
     assert opened(tmp_path, keys={"attention.sliding_window": 0}).config.sliding_window is None
 
 
-def test_the_file_names_a_model_without_a_name(tmp_path):
+def test_the_file_names_the_model(tmp_path):
     assert opened(tmp_path).config.name == "m"
-    assert opened(tmp_path, general={"general.name": "Small One"}).config.name == "Small One"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from threading import Event
 
@@ -66,8 +67,9 @@ def test_mnn_runs_the_very_weights_of_the_file(type_name, architecture, tmp_path
     expected = reference.block(x.astype(float), tensors, source.config, 0)
     result = take_over(source, "block_0", path)
     matrices = {name for name, one in tensors.items() if "blocks.0" in name and one.ndim == 2}
-    assert set(result.exact if type_name in EXACT else result.rounded) == matrices
-    assert not result.requantised
+    assert result.how == dict.fromkeys(
+        matrices, "exact" if type_name in EXACT else "rounded scales"
+    )
     assert result.rounding < (1e-9 if type_name in EXACT else 4e-4)
     assert error(output(path, source.config, x), expected) < (1e-5 if type_name in EXACT else 1e-3)
 
@@ -75,9 +77,9 @@ def test_mnn_runs_the_very_weights_of_the_file(type_name, architecture, tmp_path
 @pytest.mark.parametrize("type_name", ["Q4_0", "Q4_1", "Q5_1", "Q8_0"])
 def test_mnn_expands_them_bit_by_bit(type_name, tmp_path):
     source, path = converted_block(tmp_path, {"ffn_up": type_name}, "int8")
-    result = take_over(source, "block_0", path)
-    assert result.exact == ("blocks.0.up.weight",)
-    assert len(result.requantised) == 6
+    how = take_over(source, "block_0", path).how
+    assert [name for name, one in how.items() if one == "exact"] == ["blocks.0.up.weight"]
+    assert Counter(how.values()) == {"exact": 1, "requantised": 6}
     layer = quantised_layers(path)["up"]
     found = read_rows(path.with_name("b.mnn.weight"), layer, 0, layer.rows)
     np.testing.assert_array_equal(found.values(), source.tensor("blocks.0.up.weight"))
@@ -94,7 +96,7 @@ def test_lm_head_with_more_groups_than_16_bits_count(type_name, tied, tmp_path):
     path = tmp_path / "h.mnn"
     convert(tmp_path / "h.onnx", path, Encoding(EXACT[type_name], 32), 1, Event())
     name = "embedding.weight" if tied else "lm_head.weight"
-    assert take_over(source, "lm_head", path).exact == (name,)
+    assert take_over(source, "lm_head", path).how == {name: "exact"}
     x = np.random.default_rng(2).normal(size=(1, 1, 256)).astype(np.float32)
     found = MnnPart(path, ["x"], ["logits"])(x=x)["logits"][0, 0]
     normed = reference.rms_norm(x[0, 0].astype(float), source.tensor("final_norm.weight"), 1e-5)
@@ -104,14 +106,13 @@ def test_lm_head_with_more_groups_than_16_bits_count(type_name, tied, tmp_path):
 def test_what_does_not_fit_is_left_as_the_converter_wrote_it(tmp_path):
     source, path = converted_block(tmp_path, {"ffn_up": "Q8_0", "ffn_gate": "Q6_K"}, "int4")
     before = [file.read_bytes() for file in (path, path.with_name("b.mnn.weight"))]
-    result = take_over(source, "block_0", path)
-    assert (len(result.requantised), result.exact, result.rounded) == (7, (), ())
+    assert set(take_over(source, "block_0", path).how.values()) == {"requantised"}
     assert [file.read_bytes() for file in (path, path.with_name("b.mnn.weight"))] == before
 
 
 def test_groups_of_another_size_are_left_alone(tmp_path):
     source, path = converted_block(tmp_path, {"ffn_": "Q4_1"}, "int4", block=64)
-    assert len(take_over(source, "block_0", path).requantised) == 7
+    assert set(take_over(source, "block_0", path).how.values()) == {"requantised"}
 
 
 def test_an_id_of_its_own(tmp_path):
