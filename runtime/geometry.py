@@ -14,7 +14,9 @@ class Geometry(BaseModel):
     """Sizes in elements; what is not given is as in ChatGLM-6B.
 
     ``mask`` prefix lets all tokens of the prompt but its last see each other. ``rotary`` null
-    stands for ChatGLM-6B's two halves of a head. ``layernorm_epsilon`` serves RMS norms as well.
+    stands for ChatGLM-6B's two halves of a head. ``sliding_window`` says that ``max_context``
+    ends where the model's window would begin to hide tokens: blocks know of no window.
+    ``layernorm_epsilon`` serves RMS norms as well.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -40,6 +42,7 @@ class Geometry(BaseModel):
     qk_norm: bool = False
     mask: Literal["prefix", "causal"] = "prefix"
     rotary: Rotary | None = None
+    sliding_window: int | None = Field(default=None, gt=0)
 
     @field_validator("family")
     @classmethod

@@ -24,7 +24,8 @@ def facts_table(manifest: Manifest) -> Table:
     table.add_row("width", f"{geometry.hidden_size} ({_heads(geometry)} of {geometry.head_dim})")
     table.add_row("feed-forward", str(geometry.ffn_size))
     table.add_row("vocabulary", str(geometry.vocab_size))
-    table.add_row("longest context", str(geometry.max_context))
+    limit = " (its sliding window)" if geometry.sliding_window else ""
+    table.add_row("longest context", f"{geometry.max_context}{limit}")
     if tokens is not None:
         named = ", ".join(f"{name} {one}" for name, one in tokens.model_dump().items())
         table.add_row("special tokens", named)

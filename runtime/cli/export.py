@@ -283,3 +283,10 @@ def _show(out: Path, manifest: Manifest, seconds: float) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    window = manifest.geometry.sliding_window
+    if window is not None:
+        console.print(
+            f"Its context ends at {window} tokens: there its sliding window begins to hide some,"
+            " which these blocks cannot.",
+            soft_wrap=True,
+        )

@@ -89,6 +89,7 @@ def geometry_of(config: DecoderConfig) -> Geometry:
 
 
 def _geometry(config: DecoderConfig) -> Geometry:
+    window = config.sliding_window
     return Geometry(
         family=config.family,
         hidden_size=config.hidden_size,
@@ -111,4 +112,5 @@ def _geometry(config: DecoderConfig) -> Geometry:
         qk_norm=config.qk_norm,
         mask=config.mask,
         rotary=config.rotary,
+        sliding_window=window if window == config.max_context else None,
     )

@@ -194,3 +194,18 @@ def test_the_check_of_the_command_line(tmp_path: Path) -> None:
     assert child.returncode == 0, child.stderr
     assert "gate/up" in child.stdout
     assert "same most likely token" in child.stdout
+
+
+def test_a_sliding_window_ends_the_context_aloud(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c", LLAMA | {"model_type": "mistral", "sliding_window": 32})
+
+    def run(*words: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "runtime.cli", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    made = run("export", tmp_path / "c", "--out", tmp_path / "b")
+    assert "Its context ends at 32 tokens" in made.stdout
+    assert "32 (its sliding window)" in run("bundle", "inspect", tmp_path / "b").stdout
+    asked = run("plan", "--bundle", tmp_path / "b", "--vram", "11", "--context", "64")
+    assert asked.returncode == 2
+    assert asked.stderr == "glm-plan: --context is 64; c takes 1 to 32 tokens.\n"
