@@ -7,8 +7,9 @@ import numpy as np
 from runtime.backends.mnn import MnnBackend
 from runtime.bundle import Bundle, select_variant
 from runtime.embedding import EmbeddingFile
-from runtime.stage import Stage, Step
+from runtime.stage import Stage, finished
 from runtime.step_inputs import Row
+from scheduler.memory import kv_capacity
 
 STEPS = 2
 LENGTHS = (3, 70, 5)  # the cache grows at 64
@@ -27,7 +28,7 @@ def require_same_states(
     logits: list[np.ndarray],
     tolerance: float = 1e-5,
 ) -> None:
-    """Prefill three texts as one batch, decode all together, and compare behind every block.
+    """Prefill three texts, decode them as one batch, and compare behind every block.
 
     ``states`` has for each text the hidden states [tokens, hidden] behind the embedding, which must
     be equal, and each block; ``logits`` [tokens, vocab]. Errors are norms of the difference over
@@ -37,26 +38,25 @@ def require_same_states(
     rows = EmbeddingFile(
         bundle.file(embedding.file), geometry.vocab_size, geometry.hidden_size, embedding.dtype
     )
-    longest = max(LENGTHS)
-    padded = [ids[:n] + [0] * (longest - n) for ids, n in zip(texts, LENGTHS, strict=True)]
-    prefill = np.stack([rows.lookup(ids) for ids in padded])
-    steps = [
-        np.stack([rows.lookup([ids[n + step]]) for ids, n in zip(texts, LENGTHS, strict=True)])
-        for step in range(STEPS)
-    ]
-    for text, n in enumerate(LENGTHS):
-        assert relative_error(prefill[text, :n], states[text][0][:n]) == 0
+    hidden = [rows.lookup(ids) for ids in texts]
+    prompts = [one[:-STEPS] for one in hidden]
+    steps = [np.stack([one[step - STEPS] for one in hidden]) for step in range(STEPS)]
+    for found, expected in zip(hidden, states, strict=True):
+        assert relative_error(found, expected[0]) == 0
+    capacity = kv_capacity(max(LENGTHS) + STEPS)
     for number in range(geometry.blocks):
         stage = Stage(_backend(bundle, f"block_{number}"), geometry.turning, geometry.max_context)
-        prefill = stage.forward(Step((Row(0),) * 3, longest), prefill)
+        stage.arrange(0, len(texts), capacity, [-1] * len(texts))
+        expected = [one[number + 1] for one in states]
         for text, n in enumerate(LENGTHS):
-            assert relative_error(prefill[text, :n], states[text][number + 1][:n]) < tolerance
+            prompts[text] = finished(stage.prefill(0, text, Row(0), prompts[text])).copy()
+            assert relative_error(prompts[text], expected[text][:n]) < tolerance
         for done in range(STEPS):
-            steps[done] = stage.forward(Step(tuple(Row(n + done) for n in LENGTHS), 1), steps[done])
-            for text, n in enumerate(LENGTHS):
-                expected = states[text][number + 1][n + done]
-                assert relative_error(steps[done][text, 0], expected) < tolerance
-    found = _backend(bundle, "lm_head").lm_head(steps[-1][:, 0])
+            at = [Row(n + done) for n in LENGTHS]
+            steps[done] = stage.decode(0, at, capacity, steps[done]).copy()
+            for text, row in enumerate(at):
+                assert relative_error(steps[done][text], expected[text][row.cached]) < tolerance
+    found = _backend(bundle, "lm_head").lm_head(steps[-1])
     assert relative_error(found, np.stack([one[-1] for one in logits])) < tolerance
 
 

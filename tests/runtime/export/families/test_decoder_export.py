@@ -196,6 +196,14 @@ def test_the_check_of_the_command_line(tmp_path: Path) -> None:
     assert "same most likely token" in child.stdout
 
 
+def test_a_name_that_no_bundle_may_have_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / ("n" * 201)
+    write_checkpoint(folder)
+    with pytest.raises(UserInputError, match="The model's name has 201 characters"):
+        export_bundle(ExportRequest(folder, tmp_path / "b", ("fp16",)))
+    export_bundle(ExportRequest(folder, tmp_path / "b", ("fp16",), name="n"))
+
+
 def test_a_sliding_window_ends_the_context_aloud(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c", LLAMA | {"model_type": "mistral", "sliding_window": 32})
 
