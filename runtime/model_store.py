@@ -17,7 +17,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runtime.strict_json import read_strict_json
-from scheduler.errors import UserInputError
+from scheduler.errors import CheckpointError, UserInputError
 from scheduler.hf_config import read_hf_config
 from scheduler.model import ModelSpec
 from scheduler.profile_files import data_dir
@@ -165,18 +165,27 @@ def _read_origin(file: Path) -> Origin | None:
 
 
 def spec_of_model(model: StoredModel) -> ModelSpec:
-    """The geometry by the model's profile, or by the config.json of what was pulled.
+    """The geometry by the model's profile, or by the configuration of what was pulled.
 
     Raises UserInputError for a configuration that cannot be planned, and for a model that has
     neither.
     """
     if model.name in model_names():
         return load_model(model.name)
-    if model.checkpoint is None or model.checkpoint.suffix.lower() == ".gguf":
+    if model.checkpoint is None:
         raise UserInputError(
             f"{model.name} has no profile to plan by; export it first:"
             f" `glm-plan export {model.name}`."
         )
+    if model.checkpoint.suffix.lower() == ".gguf":
+        # With NumPy, which planning by profile does without.
+        from runtime.export.decoder_config import spec_of
+        from runtime.export.gguf_source import GgufSource
+
+        try:
+            return replace(spec_of(GgufSource(model.checkpoint).config), name=model.name)
+        except CheckpointError as error:
+            raise UserInputError(str(error)) from error
     return replace(read_hf_config(model.checkpoint), name=model.name)
 
 

@@ -26,9 +26,9 @@ def bundle_of_model(name: str, wanted: Collection[Precision], planning: Planning
     """Open the bundle that `--model NAME` means.
 
     A pulled checkpoint is exported into the store first, at the `wanted` precisions or else at the
-    most exact one that fits, and a bundle there gains those it lacks. Raises UserInputError for an
-    unknown name, BundleError for a model that is not on this disk, PlanError for one that fits at
-    no precision, and what an export raises.
+    most exact one that fits, a GGUF file as it is stored; a bundle there gains those it lacks.
+    Raises UserInputError for an unknown name, BundleError for a model that is not on this disk,
+    PlanError for one that fits at no precision, and what an export raises.
     """
     from runtime.bundle import open_bundle
     from runtime.cli.target import stored_precisions
@@ -44,7 +44,9 @@ def bundle_of_model(name: str, wanted: Collection[Precision], planning: Planning
     elif model.checkpoint is None:
         raise BundleError(_not_here(model))
     else:
-        lacking = _to_export(wanted, ()) or [precision_that_fits(model, planning)]
+        lacking = _to_export(wanted, ())
+        if not lacking and model.checkpoint.suffix.lower() != ".gguf":
+            lacking = [precision_that_fits(model, planning)]
     _export_into_store(model, lacking)
     return open_bundle(model.bundle_home)
 
@@ -118,8 +120,9 @@ def _export_into_store(model: StoredModel, precisions: list[Precision]) -> None:
     from runtime.export.request import ExportRequest
 
     assert model.checkpoint is not None
+    how = f"at {listing(precisions, 'and')}" if precisions else "as it is stored"
     click.echo(
-        f"{model.name}: exporting {model.checkpoint} at {listing(precisions, 'and')} to"
+        f"{model.name}: exporting {model.checkpoint} {how} to"
         f" {model.bundle_home}; this is done once. (--precision chooses another.)",
         err=True,
     )

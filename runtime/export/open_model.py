@@ -34,7 +34,7 @@ def open_model(location: Path) -> ModelSource:
         return open_gguf(location)
     if not location.is_dir():
         raise CheckpointError(
-            f"{location} is neither a directory nor a file named .gguf; expected a checkpoint:"
+            f"{location} is not a directory, nor a file named .gguf; expected a checkpoint:"
             " config.json, weights and tokenizer, or one GGUF file."
         )
     if _is_first_chatglm(read_json(require_inside(location, CONFIG))):

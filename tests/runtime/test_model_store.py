@@ -18,6 +18,7 @@ from runtime.model_store import (
     stored_model,
 )
 from scheduler.errors import UserInputError
+from tests.support.gguf_files import write_gguf
 from tests.support.tiny import TINY_BUNDLE, TINY_CHECKPOINT
 
 
@@ -107,9 +108,12 @@ def test_the_geometry_is_the_profiles_or_the_checkpoints(store: Path) -> None:
     put_checkpoint(store, "mine")
     spec = spec_of_model(find_model("mine"))
     assert (spec.name, spec.family, spec.blocks) == ("mine", "chatglm", 8)
-    put_checkpoint(store, "small", gguf="small.gguf")
-    with pytest.raises(UserInputError, match="`glm-plan export small`"):
+    folder = put_checkpoint(store, "small", gguf="small.gguf")
+    with pytest.raises(UserInputError, match=r"small\.gguf is not a usable GGUF file"):
         spec_of_model(find_model("small"))
+    write_gguf(folder / "small.gguf")
+    spec = spec_of_model(find_model("small"))
+    assert (spec.name, spec.family, spec.blocks) == ("small", "llama", 2)
 
 
 @pytest.mark.parametrize(
