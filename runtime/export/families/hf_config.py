@@ -21,6 +21,7 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 _BYTES_LIMIT = 1 << 20
 _SILU = ("silu", "swish")
+_FULL_LAYERS = 28  # of Qwen2 and Qwen3, before those with a window, where a file names no number
 # Where a key has another value than these, the model computes something else.
 _ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "quantization_config": ((None,), "none: a checkpoint that is not quantised"),
@@ -78,7 +79,7 @@ def decoder_config(
     if spec.head_dim % 4:
         raise refusal(where, "head_dim", spec.head_dim, "a multiple of four")
     rotary = read_rotary(document, family, spec.head_dim, where)
-    window = _window(document, family, where)
+    window = _window(document, family, spec.blocks, where)
     return DecoderConfig(
         name=directory.resolve().name,
         family=spec.family,
@@ -118,7 +119,7 @@ def _longest(stated: int, rotary: Rotary, window: int | None) -> int:
     return min(stated, window or stated)
 
 
-def _window(document: Mapping[str, Any], family: Family, where: str) -> int | None:
+def _window(document: Mapping[str, Any], family: Family, blocks: int, where: str) -> int | None:
     """Tokens that attention reaches back in any layer; None where all of them reach everything."""
     layers = document.get("layer_types") or []
     kinds = {"full_attention", "sliding_attention"}
@@ -129,8 +130,12 @@ def _window(document: Mapping[str, Any], family: Family, where: str) -> int | No
             raise refusal(where, "layer_types", layers, "full_attention in this family")
         return None
     switch = family.window_switch
-    if switch is not None and document.get(switch, False) is not True:
-        return None
+    if switch is not None:
+        if document.get(switch, False) is not True:
+            return None
+        full = whole(document, "max_window_layers", where, _FULL_LAYERS, least=0)
+        if not layers and full >= blocks:
+            return None
     if "sliding_window" in document and document["sliding_window"] is None:
         return None
     if layers and "sliding_attention" not in layers:

@@ -135,7 +135,12 @@ def test_yarn_with_two_scales_has_their_ratio() -> None:
         (MISTRAL | {"sliding_window": 4096}, 128, 4096),
         (without(MISTRAL, "sliding_window"), 128, 4096),
         (QWEN2 | {"sliding_window": 32}, 128, None),
-        (QWEN2 | {"sliding_window": 32, "use_sliding_window": True}, 32, 32),
+        (QWEN2 | {"sliding_window": 32, "use_sliding_window": True}, 128, None),
+        (
+            QWEN2 | {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 1},
+            32,
+            32,
+        ),
         (
             QWEN2
             | {
@@ -218,6 +223,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (LLAMA | {"layer_types": 3}, "layer_types is 3"),
     (MISTRAL | {"sliding_window": "wide"}, "sliding_window is 'wide'"),
     (MISTRAL | {"sliding_window": 0}, "sliding_window is 0"),
+    (QWEN2 | {"use_sliding_window": True, "max_window_layers": -1}, "max_window_layers is -1"),
     (without(LLAMA, "rms_norm_eps"), "rms_norm_eps is null"),
     (LLAMA | {"rms_norm_eps": 0}, "rms_norm_eps is 0"),
     (LLAMA | {"rms_norm_eps": True}, "rms_norm_eps is true"),
