@@ -26,7 +26,7 @@ class Architecture:
 
     ``pairing`` says which elements of a head turn together: conversion to ``llama`` reorders rows
     of queries and keys so that neighbours do. ``partly_rotated``: the rotary dimension may be less
-    than a head. ``fused``: attn_qkv holds query, key, value and ffn_up holds gate, up.
+    than a head. ``fused``: attn_qkv may hold query, key, value, and ffn_up holds gate, up.
     """
 
     family: str
@@ -34,6 +34,7 @@ class Architecture:
     partly_rotated: bool = False
     qk_norm: bool = False
     fused: bool = False
+    sandwich_norms: bool = False
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -41,6 +42,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen2": Architecture("qwen2", "halves"),
     "qwen3": Architecture("qwen3", "halves", qk_norm=True),
     "chatglm": Architecture("chatglm2", "neighbours", partly_rotated=True, fused=True),
+    "glm4": Architecture(
+        "glm4", "neighbours", partly_rotated=True, fused=True, sandwich_norms=True
+    ),
 }
 
 MAX_BLOCKS = 1000  # as many as a bundle may have
@@ -179,6 +183,7 @@ def decoder_config(
         attention_output_bias="blk.0.attn_output.bias" in tensors,
         mlp_bias="blk.0.ffn_down.bias" in tensors,
         qk_norm=architecture.qk_norm,
+        sandwich_norms=architecture.sandwich_norms,
         tied_embeddings="output.weight" not in tensors,
         sliding_window=None if window in (None, 0) else keys.size("attention.sliding_window"),
     )

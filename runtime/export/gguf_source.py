@@ -23,16 +23,18 @@ _BLOCK = {
     "key": "attn_k",
     "value": "attn_v",
     "attention_output": "attn_output",
+    "attention_output_norm": "post_attention_norm",
     "post_attention_norm": "ffn_norm",
     "gate": "ffn_gate",
     "up": "ffn_up",
     "down": "ffn_down",
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
+    "mlp_output_norm": "post_ffw_norm",
 }
 
 
-# Tensors of ChatGLM's architecture that hold several matrices, one above the other.
+# Tensors of the architectures of ChatGLM and GLM-4 that hold several matrices, one above the other.
 _FUSED = {"attn_qkv": ["query", "key", "value"], "ffn_up": ["gate", "up"]}
 
 

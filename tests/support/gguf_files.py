@@ -39,6 +39,9 @@ CONFIGS = {
     "chatglm": replace(
         SMALL, family="chatglm2", qkv_bias=True, rotary=Rotary("neighbours", 32, 5e6)
     ),
+    "glm4": replace(
+        SMALL, family="glm4", sandwich_norms=True, rotary=Rotary("neighbours", 32, 1e4)
+    ),
 }
 # The names that llama.cpp gives (gguf.TENSOR_NAMES), by ours.
 _TENSORS = gguf.MODEL_TENSOR
@@ -57,6 +60,8 @@ NAMES = {
     "down": _TENSORS.FFN_DOWN,
     "q_norm": _TENSORS.ATTN_Q_NORM,
     "k_norm": _TENSORS.ATTN_K_NORM,
+    "attention_output_norm": _TENSORS.ATTN_POST_NORM,
+    "mlp_output_norm": _TENSORS.FFN_POST_NORM,
 }
 
 
@@ -80,10 +85,11 @@ def file_name(name: str) -> str:
 def file_tensors(architecture: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Canonical tensors by the file's names; ChatGLM's put together as llama.cpp keeps them."""
     tensors = {file_name(name): value for name, value in weights.items()}
-    if architecture == "chatglm":
+    if architecture == "chatglm":  # of GLM-4 they stay apart
         for name in [one for one in tensors if ".attn_q." in one]:
             parts = [tensors.pop(name.replace("attn_q", f"attn_{one}")) for one in "qkv"]
             tensors[name.replace("attn_q", "attn_qkv")] = np.concatenate(parts)
+    if architecture in ("chatglm", "glm4"):
         for name in [one for one in tensors if ".ffn_gate." in one]:
             up = name.replace("ffn_gate", "ffn_up")
             tensors[up] = np.concatenate([tensors.pop(name), tensors.pop(up)])

@@ -55,7 +55,7 @@ def error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "chatglm", "qwen2", "qwen3"])
+@pytest.mark.parametrize("architecture", ["llama", "chatglm", "glm4", "qwen2", "qwen3"])
 @pytest.mark.parametrize("type_name", EXACT | ROUNDED)
 def test_mnn_runs_the_very_weights_of_the_file(type_name, architecture, tmp_path):
     types = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output", "ffn_"), type_name)
