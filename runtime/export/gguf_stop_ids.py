@@ -19,6 +19,8 @@ _TEXTS = {
     "<|eot_id|>",
     "<|eom_id|>",
 }
+# The roles that GLM hands over to, which its generation_config.json lists beside the end of text.
+_GLM, _GLM_TEXTS = ("chatglm", "glm4"), {"<|user|>", "<|observation|>"}
 
 
 def stop_ids(path: Path, metadata: Mapping[str, Value], vocabulary: int) -> tuple[int, ...]:
@@ -35,11 +37,12 @@ def stop_ids(path: Path, metadata: Mapping[str, Value], vocabulary: int) -> tupl
         if number >= 0:  # -1 is written for none
             found.add(number)
     tokens, types = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type")
+    texts = _TEXTS | (_GLM_TEXTS if metadata.get("general.architecture") in _GLM else set())
     if isinstance(tokens, list) and isinstance(types, list):
         found |= {
             number
             for number, (text, kind) in enumerate(zip(tokens, types, strict=False))
-            if kind == _CONTROL and text in _TEXTS and number < vocabulary
+            if kind == _CONTROL and text in texts and number < vocabulary
         }
     if not found:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from runtime.export.gguf_source import GgufSource
 from runtime.export.gguf_takeover import layer_names, take_over
 from runtime.manifest import StoredMatrices
 from scheduler.plan import Precision
+
+_log = logging.getLogger(__name__)
 
 _LM_HEAD = "lm_head"
 _INT8 = {"Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"}
@@ -44,8 +47,9 @@ class GgufStored:
 
     def take_over(self, part: str, mnn_path: Path) -> list[StoredMatrices]:
         """Put stored integers into a quantised file of ``part``, and count what happened."""
-        how = take_over(self.source, part, mnn_path).how
-        counts = Counter((self.source.type_name(name), way) for name, way in how.items())
+        result = take_over(self.source, part, mnn_path)
+        _log.info("%s: rounded scales changed a matrix by up to %.1e", part, result.rounding)
+        counts = Counter((self.source.type_name(name), way) for name, way in result.how.items())
         return [
             StoredMatrices(type=type_name, how=way, matrices=count)
             for (type_name, way), count in sorted(counts.items())

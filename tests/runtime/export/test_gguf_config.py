@@ -138,6 +138,17 @@ def test_what_ends_an_answer_comes_from_ids_and_from_control_tokens(tmp_path):
     assert opened(tmp_path, general=general).config.stop_ids == (2, 5, 6, 9)
 
 
+@pytest.mark.parametrize(("architecture", "stops"), [("glm4", (2, 5, 6)), ("llama", (2,))])
+def test_roles_end_an_answer_of_glm(architecture, stops, tmp_path):
+    texts = [f"t{number}" for number in range(96)]
+    texts[5:8] = "<|user|>", "<|observation|>", "<|assistant|>"
+    general = {
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.token_type": [1] * 5 + [3] * 3 + [1] * 88,
+    }
+    assert opened(tmp_path, architecture, general=general).config.stop_ids == stops
+
+
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
