@@ -1,51 +1,34 @@
-"""One request after another: prompt in, tokens out, with the measured time of every step."""
+"""The engine: takes requests, and answers them together over one pipeline."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from runtime.article.greedy import require_greedy
+from runtime.batch_loop import BatchLoop
+from runtime.batching import group_sizes, stages_at_once
 from runtime.bundle import Bundle
 from runtime.embedding import EmbeddingFile
 from runtime.launch import StageLaunch
-from runtime.logits import TokenLogprobs, token_logprobs
-from runtime.pipeline import Pipeline, ProgressCallback, StepTime
-from runtime.sampling import Sampling, choose
-from runtime.stage import Step
-from runtime.step_inputs import Row
+from runtime.pipeline import Pipeline, ProgressCallback
+from runtime.sampling import Sampling
+from runtime.slots import Request
+from runtime.stream import Generation, Stream
 from scheduler.errors import UserInputError
 
+__all__ = ["Engine", "Generation", "Stream"]
 
-@dataclass
-class Generation:
-    """What one request measured; filled while its tokens stream.
-
-    Seconds are wall time.
-    """
-
-    prompt_tokens: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: str | None = None  # stop (the model ended), length (no room or limit reached)
-    started: float = 0.0
-    prefill: StepTime | None = None
-    first_token_seconds: float = 0.0
-    decode: list[StepTime] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)  # by token, where asked for
-    total_seconds: float = 0.0
-
-    @property
-    def decode_tokens_per_second(self) -> float | None:
-        """Tokens after the first one, per second of the time after the first one."""
-        elapsed = self.total_seconds - self.first_token_seconds
-        return len(self.decode) / elapsed if self.decode and elapsed > 0 else None
+QUEUE_LIMIT = 256
 
 
 class Engine:
-    """A loaded model: owns the pipeline and answers one request at a time.
+    """A loaded model: owns the pipeline, and a thread that batches requests.
 
-    Raises EngineError when a stage fails, and what `Pipeline` raises while loading.
+    `slots` requests run at once, each with a context of `context_tokens`; at most `queue_limit`
+    more wait. The article's graphs run one request at a time, whatever `slots` says. `cores` is
+    what the stages on the processor share. Raises EngineError when a stage fails, and what
+    `Pipeline` raises while loading.
     """
 
     def __init__(
@@ -54,20 +37,74 @@ class Engine:
         launches: list[StageLaunch],
         context_tokens: int,
         on_progress: ProgressCallback | None = None,
+        *,
+        slots: int = 1,
+        queue_limit: int = QUEUE_LIMIT,
+        cores: int = 1,
     ) -> None:
         manifest = bundle.manifest
         geometry = manifest.geometry
         self.context_tokens = min(context_tokens, geometry.max_context)
+        self.slots = 1 if bundle.layout == "article" else slots
         self._end_ids = manifest.end_ids
         self._prefix_mask = geometry.mask == "prefix"
         self._bundle = bundle
-        self._embedding = EmbeddingFile(
+        embedding = EmbeddingFile(
             bundle.file(manifest.embedding.file),
             geometry.vocab_size,
             geometry.hidden_size,
             manifest.embedding.dtype,
         )
-        self.pipeline = Pipeline(launches, geometry, 1, self.context_tokens, on_progress)
+        on_cpu = [one.threads for one in launches if one.backend.endswith(":cpu")]
+        at_once = stages_at_once(on_cpu, len(launches) - len(on_cpu), cores)
+        sizes = group_sizes(self.slots, at_once)
+        self.pipeline = Pipeline(launches, geometry, len(sizes), self.context_tokens, on_progress)
+        self._loop = BatchLoop(
+            self.pipeline, embedding, sizes, at_once, queue_limit, chunked=not self._prefix_mask
+        )
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        max_new_tokens: int,
+        *,
+        stop_ids: frozenset[int] = frozenset(),
+        generation: Generation | None = None,
+    ) -> Stream:
+        """Queue a request; its tokens stream as they are computed, whether they are read or not.
+
+        ChatGLM's `prompt_ids` end with [gMASK] and <sop>. `stop_ids` end the answer beside the
+        model's own end tokens. Raises UserInputError when the prompt does not fit the context, and
+        for sampling where the model returns no logits, BusyError when the queue is full,
+        EngineError when a stage has failed before.
+        """
+        require_greedy(self._bundle, sampling)
+        length = len(prompt_ids)
+        if not length:
+            raise UserInputError("the prompt has no tokens; expected one or more.")
+        if length >= self.context_tokens:
+            raise UserInputError(
+                f"the prompt has {length} tokens and the context holds {self.context_tokens};"
+                f" shorten it by {length - self.context_tokens + 1} or more, or plan a larger"
+                " --context."
+            )
+        generation = Generation() if generation is None else generation
+        generation.started = time.perf_counter()
+        generation.prompt_tokens = length
+        stream = Stream(generation, self._loop.ring)
+        self._loop.submit(
+            Request(
+                stream,
+                list(prompt_ids),
+                sampling,
+                max_new_tokens,
+                self._end_ids | stop_ids,
+                self.context_tokens,
+                self._prefix_mask,
+            )
+        )
+        return stream
 
     def generate(
         self,
@@ -76,56 +113,19 @@ class Engine:
         max_new_tokens: int,
         generation: Generation,
     ) -> Iterator[int]:
-        """Yield new token ids, without the end token, and record into `generation` as they come.
+        """Yield the tokens of one request as `submit` does, recorded into `generation`.
 
-        ChatGLM's `prompt_ids` end with [gMASK] and <sop>. Raises UserInputError when they do not
-        fit the context, and for sampling where the model returns no logits.
+        A caller that stops early cancels it.
         """
-        require_greedy(self._bundle, sampling)
-        length = len(prompt_ids)
-        if length >= self.context_tokens:
-            raise UserInputError(
-                f"the prompt has {length} tokens and the context holds {self.context_tokens};"
-                f" shorten it by {length - self.context_tokens + 1} or more, or plan a larger"
-                " --context."
-            )
-        generation.started = time.perf_counter()
-        generation.prompt_tokens = length
-        context_end, mask_position = (length - 1, length - 2) if self._prefix_mask else (0, 0)
-        cached, step_ids = 0, list(prompt_ids)
-        while True:
-            row = Row(cached, context_end, mask_position)
-            hidden = self._embedding.lookup(step_ids)[None]
-            logits, step_time = self.pipeline.forward(hidden, Step((row,), len(step_ids)))
-            cached += len(step_ids)
-            token_id = choose(logits[0], sampling, len(generation.token_ids), generation.token_ids)
-            self._record(generation, step_time)
-            if token_id in self._end_ids:
-                generation.finish_reason = "stop"
-                return
-            generation.token_ids.append(token_id)
-            if sampling.top_logprobs is not None:
-                generation.logprobs.append(
-                    token_logprobs(logits[0], token_id, sampling.top_logprobs)
-                )
-            if len(generation.token_ids) >= max_new_tokens or cached >= self.context_tokens:
-                generation.finish_reason = "length"
-            yield token_id
-            if generation.finish_reason:
-                return
-            step_ids = [token_id]
-
-    @staticmethod
-    def _record(generation: Generation, step_time: StepTime) -> None:
-        generation.total_seconds = time.perf_counter() - generation.started
-        if generation.prefill is None:
-            generation.prefill = step_time
-            generation.first_token_seconds = generation.total_seconds
-        else:
-            generation.decode.append(step_time)
+        stream = self.submit(prompt_ids, sampling, max_new_tokens, generation=generation)
+        try:
+            yield from stream
+        finally:
+            stream.cancel()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; running answers end as cancelled."""
+        self._loop.close()
         self.pipeline.close()
 
     def __enter__(self) -> Engine:

@@ -43,6 +43,15 @@ class StepTime:
         """What was neither a stage nor lm_head: crossing processes, copying, waiting for turns."""
         return self.total_seconds - sum(self.stage_seconds) - self.lm_head_seconds
 
+    def plus(self, other: StepTime) -> StepTime:
+        """This forward and another one after it."""
+        stages = zip(self.stage_seconds, other.stage_seconds, strict=True)
+        return StepTime(
+            tuple(a + b for a, b in stages),
+            self.lm_head_seconds + other.lm_head_seconds,
+            self.total_seconds + other.total_seconds,
+        )
+
 
 @dataclass(frozen=True)
 class Finished:

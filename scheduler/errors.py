@@ -29,3 +29,9 @@ class EngineError(GlmPlanError):
     """A device, backend or worker process that failed while loading or running a model."""
 
     exit_code = 1
+
+
+class BusyError(GlmPlanError):
+    """More requests than the engine's queue takes; the same request may succeed later."""
+
+    exit_code = 1

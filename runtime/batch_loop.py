@@ -1,0 +1,243 @@
+"""The engine's thread: admits requests into slots and keeps every stage supplied with steps.
+
+Requests enter in the order in which they came. One prompt is computed at a time; while it is,
+running answers go on, since stages let decode steps pass between two blocks of a prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from multiprocessing import Pipe
+
+from runtime.batching import PREFILL_CHUNK, choose_group
+from runtime.embedding import EmbeddingFile
+from runtime.pipeline import Finished, Pipeline
+from runtime.slots import Group, Request
+from runtime.step_message import Kind, Status, StepMessage
+from runtime.stream import FinishReason
+from scheduler.errors import BusyError, EngineError
+
+_log = logging.getLogger(__name__)
+
+
+class BatchLoop:
+    """Owns the queue and the slots; `sizes` are the groups' rows."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        embedding: EmbeddingFile,
+        sizes: tuple[int, ...],
+        stages_at_once: int,
+        queue_limit: int,
+        chunked: bool,
+    ) -> None:
+        self._pipeline = pipeline
+        self._embedding = embedding
+        self._groups = [Group(number, size) for number, size in enumerate(sizes)]
+        self._sizes = sizes
+        self._stages_at_once = stages_at_once
+        self._queue_limit = queue_limit
+        self._chunked = chunked
+        # A row alone is computed by other kernels; where it may get neighbours it never is.
+        self._pads_one_row = sum(sizes) > 1
+        self._lock = threading.Lock()
+        self._queue: deque[Request] = deque()
+        self._prefilling: tuple[Group, Request, int] | None = None  # and its message's number
+        self._closing = False
+        self._error: EngineError | None = None
+        self._doorbell, self._bell_button = Pipe(duplex=False)
+        self._rung = False
+        self._thread = threading.Thread(target=self._run, name="glm-plan batching", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; BusyError where the queue is full, EngineError after a failure."""
+        with self._lock:
+            if self._error is not None:
+                raise EngineError(str(self._error))
+            if self._closing:
+                raise EngineError("the engine is closed.")
+            if len(self._queue) >= self._queue_limit:
+                raise BusyError(
+                    f"{self._queue_limit} requests wait already; try again later, or plan more"
+                    " --slots."
+                )
+            self._queue.append(request)
+        self.ring()
+
+    def ring(self) -> None:
+        """Make the thread look at what changed."""
+        with self._lock:
+            if not self._rung and not self._closing:
+                self._rung = True
+                self._bell_button.send_bytes(b"!")
+
+    def close(self) -> None:
+        """End the thread; running answers end as cancelled."""
+        with self._lock:
+            if not self._closing:
+                self._closing = True
+                if not self._rung:
+                    self._rung = True
+                    self._bell_button.send_bytes(b"!")
+        self._thread.join()
+        self._doorbell.close()
+        self._bell_button.close()
+
+    def _run(self) -> None:
+        error: EngineError | None = None
+        try:
+            while not self._closing:
+                self._end_cancelled()
+                self._admit()
+                for group in self._groups:
+                    self._decode(group)
+                for finished in self._pipeline.collect([self._doorbell]):
+                    self._take(finished)
+                self._hear_bell()
+        except EngineError as failure:
+            error = failure
+        except Exception as failure:
+            _log.exception("the batching thread failed")
+            error = EngineError(f"the engine failed: {failure!r}.")
+        with self._lock:
+            self._error = error
+            waiting = [*self._queue]
+            self._queue.clear()
+        for request in [*waiting, *(r for group in self._groups for r in group.requests.values())]:
+            request.stream.end(error or "cancelled")
+
+    def _hear_bell(self) -> None:
+        with self._lock:
+            if self._rung:
+                self._doorbell.recv_bytes()
+                self._rung = False
+
+    def _end_cancelled(self) -> None:
+        with self._lock:
+            gone = [request for request in self._queue if request.stream.cancelled]
+            for request in gone:
+                self._queue.remove(request)
+        for request in gone:
+            request.stream.end("cancelled")
+        if self._prefilling is not None:
+            _, request, sequence = self._prefilling
+            if request.stream.cancelled and not request.aborting:
+                request.aborting = True
+                self._pipeline.send(StepMessage(Kind.ABORT, sequence))
+        for group in self._groups:
+            if not group.busy:
+                for request in list(group.requests.values()):
+                    if request.stream.cancelled and request.decoding:
+                        self._release(group, request, "cancelled")
+
+    def _admit(self) -> None:
+        if self._prefilling is not None:
+            return
+        running = [len(group.requests) for group in self._groups]
+        number = choose_group(running, self._sizes, self._stages_at_once)
+        if number is None:
+            return
+        with self._lock:
+            if not self._queue:
+                return
+            request = self._queue.popleft()
+        generation = request.stream.generation
+        generation.queued_seconds = time.perf_counter() - generation.started
+        group = self._groups[number]
+        group.requests[group.free_row()] = request
+        self._prefill(group, request)
+
+    def _prefill(self, group: Group, request: Request) -> None:
+        arrangement = group.arrange(keep=True)
+        rest = request.prompt_ids[request.cached :]
+        ids = rest[:PREFILL_CHUNK] if self._chunked else rest
+        row = group.row_of(request)
+        lane = self._pipeline.lanes.prefill_lane
+        message = StepMessage(
+            Kind.PREFILL,
+            self._pipeline.next_sequence(),
+            group.number,
+            lane,
+            arrangement.capacity,
+            len(ids),
+            row,
+            sources=arrangement.sources,
+            rows=tuple(request.row if n == row else None for n in range(arrangement.rows)),
+        )
+        self._pipeline.hidden(lane, len(ids))[...] = self._embedding.lookup(ids)
+        self._prefilling = group, request, message.sequence
+        self._pipeline.send(message)
+
+    def _decode(self, group: Group) -> None:
+        if group.busy or not any(request.decoding for request in group.requests.values()):
+            return
+        filling = self._prefilling is not None and self._prefilling[0] is group
+        arrangement = group.arrange(keep=filling or bool(self._queue))
+        rows = [group.requests.get(row) for row in range(arrangement.rows)]
+        steps = {row: one for row, one in enumerate(rows) if one is not None and one.decoding}
+        message = StepMessage(
+            Kind.DECODE,
+            self._pipeline.next_sequence(),
+            group.number,
+            lane=group.number,
+            capacity=arrangement.capacity,
+            padded=self._pads_one_row and arrangement.rows == 1,
+            sources=arrangement.sources,
+            rows=tuple(steps[row].row if row in steps else None for row in range(arrangement.rows)),
+        )
+        ids = [request.stream.generation.token_ids[-1] for request in steps.values()]
+        hidden = self._pipeline.hidden(group.number, arrangement.rows)
+        hidden[list(steps)] = self._embedding.lookup(ids)
+        group.busy = True
+        self._pipeline.send(message)
+
+    def _take(self, finished: Finished) -> None:
+        group = self._groups[finished.message.group]
+        if finished.message.kind is Kind.PREFILL:
+            assert self._prefilling is not None
+            _, request, _ = self._prefilling
+            self._prefilling = None
+            self._take_prefill(group, request, finished)
+            return
+        group.busy = False
+        logits = self._pipeline.logits(finished.message)
+        for row, step in enumerate(finished.message.rows):
+            if step is None:
+                continue
+            request = group.requests[row]
+            if finished.error is not None:
+                self._release(group, request, finished.error)
+                continue
+            request.took_step(finished.time)
+            reason = request.choose(logits[row])
+            if reason is not None:
+                self._release(group, request, reason)
+
+    def _take_prefill(self, group: Group, request: Request, finished: Finished) -> None:
+        if finished.error is not None:
+            self._release(group, request, finished.error)
+        elif finished.status is Status.ABORTED or request.stream.cancelled:
+            self._release(group, request, "cancelled")
+        else:
+            request.took_prompt(finished.message.tokens, finished.time)
+            if not request.decoding:
+                self._prefill(group, request)
+                return
+            reason = request.choose(self._pipeline.logits(finished.message)[0])
+            if reason is not None:
+                self._release(group, request, reason)
+
+    def _release(self, group: Group, request: Request, reason: FinishReason | EngineError) -> None:
+        """Take a request out of its row, give the cache back where it was the last, end it."""
+        del group.requests[group.row_of(request)]
+        if not group.requests and not group.busy:
+            group.rows = group.capacity = 0
+            self._pipeline.send(
+                StepMessage(Kind.DROP, self._pipeline.next_sequence(), group.number)
+            )
+        request.stream.end(reason)

@@ -1,0 +1,105 @@
+"""Slots: the requests that run, where their keys and values are, and what each needs next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from runtime.backends.protocol import FloatArray
+from runtime.batching import Arrangement, arrange
+from runtime.logits import token_logprobs
+from runtime.pipeline import StepTime
+from runtime.sampling import Sampling, choose
+from runtime.step_inputs import Row
+from runtime.stream import FinishReason, Stream
+
+
+@dataclass
+class Request:
+    """One request from its arrival to its end; `cached` tokens are in the cache."""
+
+    stream: Stream
+    prompt_ids: Sequence[int]
+    sampling: Sampling
+    max_new_tokens: int
+    end_ids: frozenset[int]
+    context_tokens: int
+    prefix_mask: bool
+    cached: int = 0
+    aborting: bool = False
+
+    @property
+    def decoding(self) -> bool:
+        """Whether its prompt is in the cache."""
+        return self.cached >= len(self.prompt_ids)
+
+    @property
+    def room(self) -> int:
+        """Tokens that its row of the cache must have room for in the next step."""
+        return max(self.cached + 1, len(self.prompt_ids))
+
+    @property
+    def row(self) -> Row:
+        """The next step's view of it."""
+        length = len(self.prompt_ids)
+        return Row(self.cached, length - 1, length - 2) if self.prefix_mask else Row(self.cached)
+
+    def took_prompt(self, tokens: int, taken: StepTime) -> None:
+        """Record that more of the prompt is in the cache."""
+        self.cached += tokens
+        generation = self.stream.generation
+        before = generation.prefill
+        generation.prefill = taken if before is None else before.plus(taken)
+
+    def took_step(self, taken: StepTime) -> None:
+        """Record a decode step."""
+        self.cached += 1
+        self.stream.generation.decode.append(taken)
+
+    def choose(self, logits: FloatArray) -> FinishReason | None:
+        """Take the next token from logits [vocab_size]; how the answer ends, if it does."""
+        generation, sampling = self.stream.generation, self.sampling
+        so_far = generation.token_ids
+        token_id = choose(logits, sampling, len(so_far), so_far)
+        generation.total_seconds = time.perf_counter() - generation.started
+        if not generation.decode:
+            generation.first_token_seconds = generation.total_seconds
+        if token_id in self.end_ids:
+            return "stop"
+        if sampling.top_logprobs is not None:
+            generation.logprobs.append(token_logprobs(logits, token_id, sampling.top_logprobs))
+        so_far.append(token_id)
+        self.stream.push(token_id)
+        full = len(so_far) >= self.max_new_tokens or self.cached >= self.context_tokens
+        return "length" if full else None
+
+
+@dataclass
+class Group:
+    """Requests that are decoded together: a cache with a row for each."""
+
+    number: int
+    size: int
+    requests: dict[int, Request] = field(default_factory=dict)  # by row
+    rows: int = 0
+    capacity: int = 0
+    busy: bool = False  # a decode step is under way
+
+    def free_row(self) -> int:
+        """The lowest row that nobody uses."""
+        return next(row for row in range(self.size) if row not in self.requests)
+
+    def row_of(self, request: Request) -> int:
+        """Where a request is now."""
+        return next(row for row, one in self.requests.items() if one is request)
+
+    def arrange(self, keep: bool) -> Arrangement:
+        """Shape the cache for the next step, and move requests as that says."""
+        room = {row: request.room for row, request in self.requests.items()}
+        result = arrange(self.rows, self.capacity, room, keep)
+        self.requests = {
+            result.moved.get(row, row): request for row, request in self.requests.items()
+        }
+        self.rows, self.capacity = result.rows, result.capacity
+        return result
