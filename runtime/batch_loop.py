@@ -37,15 +37,14 @@ class BatchLoop:
     ) -> None:
         self._pipeline = pipeline
         self._embedding = embedding
-        self._groups = [Group(number, size) for number, size in enumerate(sizes)]
+        self._groups = [Group(number, size, sum(sizes) > 1) for number, size in enumerate(sizes)]
         self._sizes = sizes
         self._stages_at_once = stages_at_once
         self._queue_limit = queue_limit
         self._chunked = chunked
-        # A row alone is computed by other kernels; where it may get neighbours it never is.
-        self._pads_one_row = sum(sizes) > 1
         self._lock = threading.Lock()
         self._queue: deque[Request] = deque()
+        self._present = 0  # requests that wait or run
         self._prefilling: tuple[Group, Request, int] | None = None  # and its message's number
         self._closing = False
         self._error: EngineError | None = None
@@ -61,12 +60,13 @@ class BatchLoop:
                 raise EngineError(str(self._error))
             if self._closing:
                 raise EngineError("the engine is closed.")
-            if len(self._queue) >= self._queue_limit:
+            if self._present >= sum(self._sizes) + self._queue_limit:
                 raise BusyError(
                     f"{self._queue_limit} requests wait already; try again later, or plan more"
                     " --slots."
                 )
             self._queue.append(request)
+            self._present += 1
         self.ring()
 
     def ring(self) -> None:
@@ -109,7 +109,7 @@ class BatchLoop:
             waiting = [*self._queue]
             self._queue.clear()
         for request in [*waiting, *(r for group in self._groups for r in group.requests.values())]:
-            request.stream.end(error or "cancelled")
+            self._end(request, error or "cancelled")
 
     def _hear_bell(self) -> None:
         with self._lock:
@@ -123,7 +123,7 @@ class BatchLoop:
             for request in gone:
                 self._queue.remove(request)
         for request in gone:
-            request.stream.end("cancelled")
+            self._end(request, "cancelled")
         if self._prefilling is not None:
             _, request, sequence = self._prefilling
             if request.stream.cancelled and not request.aborting:
@@ -186,7 +186,6 @@ class BatchLoop:
             group.number,
             lane=group.number,
             capacity=arrangement.capacity,
-            padded=self._pads_one_row and arrangement.rows == 1,
             sources=arrangement.sources,
             rows=tuple(steps[row].row if row in steps else None for row in range(arrangement.rows)),
         )
@@ -240,4 +239,9 @@ class BatchLoop:
             self._pipeline.send(
                 StepMessage(Kind.DROP, self._pipeline.next_sequence(), group.number)
             )
+        self._end(request, reason)
+
+    def _end(self, request: Request, reason: FinishReason | EngineError) -> None:
+        with self._lock:
+            self._present -= 1
         request.stream.end(reason)

@@ -36,14 +36,27 @@ class Arrangement:
 
 
 def group_sizes(slots: int, stages_at_once: int) -> tuple[int, ...]:
-    """Split slots into groups: as few as rows allow, but one for every stage that can be busy."""
-    count = max(-(-slots // GROUP_ROWS), min(stages_at_once, slots))
-    return tuple(slots // count + (number < slots % count) for number in range(count))
+    """Split slots into groups of 4 or 2: as few as fit, but one for every stage that can be busy.
+
+    Their caches have `slots` rows together, rounded up to pairs where there are more than one.
+    """
+    pairs = -(-slots // 2)
+    count = max(-(-slots // GROUP_ROWS), min(stages_at_once, pairs))
+    sizes = [2 * (pairs // count + (number < pairs % count)) for number in range(count)]
+    sizes[-1] -= slots % 2
+    return tuple(sizes)
 
 
-def padded_rows(rows: int) -> int:
-    """Rows that are computed for so many in use: 1, 2 or 4."""
-    return rows if rows < 3 else GROUP_ROWS
+def padded_rows(rows: int, paired: bool) -> int:
+    """Rows that are computed for so many in use: 2 or 4; 1 alone where rows are never paired.
+
+    MNN computes a single row with other kernels, whose last bits differ, and at int8 and int4 its
+    answers; two and four rows agree to the bit. So a request that may get neighbours never runs
+    without one, and an engine with one slot is faster.
+    """
+    if rows < 2 and not paired:
+        return 1
+    return 2 if rows < 3 else GROUP_ROWS
 
 
 def choose_group(
@@ -65,16 +78,19 @@ def choose_group(
     return max(open_groups, key=lambda n: running[n], default=None)
 
 
-def arrange(rows_now: int, capacity_now: int, room: Mapping[int, int], keep: bool) -> Arrangement:
+def arrange(
+    rows_now: int, capacity_now: int, room: Mapping[int, int], keep: bool, paired: bool
+) -> Arrangement:
     """Shape the cache of a group for its next step.
 
     `room` maps each row in use to the tokens that it needs room for. With `keep` nothing shrinks or
-    moves: a prompt is being written into a row, or somebody waits for what is free.
+    moves: a prompt is being written into a row, or somebody waits for what is free. `paired`: see
+    `padded_rows`.
     """
-    rows = padded_rows(len(room))
+    rows = padded_rows(len(room), paired)
     capacity = kv_capacity(max(room.values(), default=0))
     if keep:
-        rows = max(rows, rows_now, padded_rows(max(room, default=0) + 1))
+        rows = max(rows, rows_now, padded_rows(max(room, default=0) + 1, paired))
         capacity = max(capacity, capacity_now)
     free = [row for row in range(rows) if row not in room]
     moved = dict(zip((row for row in sorted(room) if row >= rows), free, strict=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -27,8 +28,8 @@ class Engine:
 
     `slots` requests run at once, each with a context of `context_tokens`; at most `queue_limit`
     more wait. The article's graphs run one request at a time, whatever `slots` says. `cores` is
-    what the stages on the processor share. Raises EngineError when a stage fails, and what
-    `Pipeline` raises while loading.
+    what the stages on the processor share (None: all that this process may use). Raises EngineError
+    when a stage fails, and what `Pipeline` raises while loading.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Engine:
         *,
         slots: int = 1,
         queue_limit: int = QUEUE_LIMIT,
-        cores: int = 1,
+        cores: int | None = None,
     ) -> None:
         manifest = bundle.manifest
         geometry = manifest.geometry
@@ -56,7 +57,7 @@ class Engine:
             manifest.embedding.dtype,
         )
         on_cpu = [one.threads for one in launches if one.backend.endswith(":cpu")]
-        at_once = stages_at_once(on_cpu, len(launches) - len(on_cpu), cores)
+        at_once = stages_at_once(on_cpu, len(launches) - len(on_cpu), cores or _usable_cores())
         sizes = group_sizes(self.slots, at_once)
         self.pipeline = Pipeline(launches, geometry, len(sizes), self.context_tokens, on_progress)
         self._loop = BatchLoop(
@@ -133,3 +134,9 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

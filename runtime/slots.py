@@ -77,10 +77,14 @@ class Request:
 
 @dataclass
 class Group:
-    """Requests that are decoded together: a cache with a row for each."""
+    """Requests that are decoded together: a cache with a row for each.
+
+    `paired`: never compute a row alone.
+    """
 
     number: int
     size: int
+    paired: bool
     requests: dict[int, Request] = field(default_factory=dict)  # by row
     rows: int = 0
     capacity: int = 0
@@ -97,7 +101,7 @@ class Group:
     def arrange(self, keep: bool) -> Arrangement:
         """Shape the cache for the next step, and move requests as that says."""
         room = {row: request.room for row, request in self.requests.items()}
-        result = arrange(self.rows, self.capacity, room, keep)
+        result = arrange(self.rows, self.capacity, room, keep, self.paired)
         self.requests = {
             result.moved.get(row, row): request for row, request in self.requests.items()
         }

@@ -39,26 +39,19 @@ class Stage:
         self._backend.drop(group)
 
     def decode(
-        self,
-        group: int,
-        rows: Sequence[Row | None],
-        capacity: int,
-        hidden: FloatArray,
-        *,
-        padded: bool = False,
+        self, group: int, rows: Sequence[Row | None], capacity: int, hidden: FloatArray
     ) -> FloatArray:
         """Hidden states [rows, hidden_size] of one new token per row; None: nothing to compute.
 
-        `capacity` is what the group was arranged to. `padded` gives every row a second token that
-        nobody sees, so that a row alone is computed as two rows are.
+        `capacity` is what the group was arranged to.
         """
         inputs = self._decode_inputs.get(group)
-        if inputs is None or not inputs.fits(len(rows), capacity, padded):
-            inputs = DecodeInputs(self._rotary, len(rows), capacity, hidden.shape[-1], padded)
+        if inputs is None or not inputs.fits(len(rows), capacity):
+            inputs = DecodeInputs(self._rotary, len(rows), capacity)
             self._decode_inputs[group] = inputs
-        inputs.update(rows, hidden)
+        inputs.update(rows)
         write_at = [-1 if row is None else row.cached for row in rows]
-        step = StepInputs(inputs.hidden, inputs.mask, inputs.cos, inputs.sin)
+        step = StepInputs(hidden[:, None], inputs.mask, inputs.cos, inputs.sin)
         result: FloatArray = self._backend.decode(group, step, write_at)[:, 0]
         return result
 
@@ -74,10 +67,8 @@ class Stage:
         whole: FloatArray = result[0]
         return whole
 
-    def lm_head(self, hidden: FloatArray, *, padded: bool = False) -> FloatArray:
-        """Logits [rows, vocab_size] of [rows, hidden_size]; `padded` as in `decode`."""
-        if padded and len(hidden) == 1:
-            return self._backend.lm_head(np.concatenate([hidden, hidden]))[:1]
+    def lm_head(self, hidden: FloatArray) -> FloatArray:
+        """Logits [rows, vocab_size] of [rows, hidden_size]."""
         return self._backend.lm_head(hidden)
 
     def forward(self, step: Step, hidden: FloatArray) -> FloatArray:

@@ -98,9 +98,7 @@ class StageLoop:
         hidden = self._lanes.hidden(self._incoming, message.lane, rows)
         if self._config.has_blocks:
             began = time.perf_counter()
-            hidden = self._stage.decode(
-                message.group, message.rows, message.capacity, hidden, padded=message.padded
-            )
+            hidden = self._stage.decode(message.group, message.rows, message.capacity, hidden)
             self._took(message, time.perf_counter() - began)
         self._deliver(message, hidden)
 
@@ -147,7 +145,7 @@ class StageLoop:
         """Logits of hidden states [rows, hidden_size], for the parent."""
         began = time.perf_counter()
         logits = self._lanes.logits(self._logits, message.lane, len(hidden))
-        logits[...] = self._stage.lm_head(hidden, padded=message.padded)
+        logits[...] = self._stage.lm_head(hidden)
         times = self._lanes.times(self._times, message.lane)
         times[self._lanes.stages] = time.perf_counter() - began
 

@@ -86,38 +86,25 @@ class RotaryTable:
 
 
 class DecodeInputs:
-    """The inputs of decode steps in one shape, made once and updated in place.
+    """Mask and rotary tables of decode steps in one shape, made once and updated in place.
 
-    Rows have one new token, and a second, unseen one where they are `padded`: `hidden` [rows, 1 or
-    2, hidden_size]; mask and tables as `attention_mask` and `RotaryTable.at` would make them.
+    As `attention_mask` and `RotaryTable.at` would make them for one new token per row.
     """
 
-    def __init__(
-        self, table: RotaryTable, rows: int, capacity: int, hidden_size: int, padded: bool
-    ) -> None:
-        tokens = 2 if padded else 1
-        cos, _ = table.at([Row(0)] * rows, tokens)
-        self._table, self._capacity, self._padded = table, capacity, padded
-        self.hidden: FloatArray = np.zeros((rows, tokens, hidden_size), np.float32)
-        self.mask = np.full((rows, 1, tokens, capacity + tokens), MASKED, np.float32)
-        for token in range(tokens):
-            self.mask[:, :, token, capacity + token] = 0.0  # a token sees itself
-        self.cos: FloatArray = np.zeros_like(cos)
-        self.sin: FloatArray = np.zeros_like(cos)
+    def __init__(self, table: RotaryTable, rows: int, capacity: int) -> None:
+        self._table, self._capacity = table, capacity
+        self.mask: FloatArray = np.zeros((rows, 1, 1, capacity + 1), np.float32)
+        self.cos, self.sin = table.at([Row(0)] * rows, 1)
 
-    def fits(self, rows: int, capacity: int, padded: bool) -> bool:
+    def fits(self, rows: int, capacity: int) -> bool:
         """Whether a step of this shape can use these arrays."""
-        shape = len(self.mask), self._capacity, self._padded
-        return shape == (rows, capacity, padded)
+        return (len(self.mask), self._capacity) == (rows, capacity)
 
-    def update(self, rows: Sequence[Row | None], hidden: FloatArray) -> None:
-        """Set hidden states [rows, hidden_size], mask and tables; a row None sees only itself."""
-        self.hidden[:, 0] = hidden
-        cos, sin = self._table.at([row or Row(0) for row in rows], 1)
-        self.cos[:, :, :1] = cos
-        self.sin[:, :, :1] = sin
+    def update(self, rows: Sequence[Row | None]) -> None:
+        """Set mask and tables; a row None sees only itself."""
+        self.cos[...], self.sin[...] = self._table.at([row or Row(0) for row in rows], 1)
         for number, row in enumerate(rows):
             cached = 0 if row is None else row.cached
-            visible = self.mask[number, 0, 0, : self._capacity]
-            visible[:cached] = 0.0
-            visible[cached:] = MASKED
+            past = self.mask[number, 0, 0, : self._capacity]
+            past[:cached] = 0.0
+            past[cached:] = MASKED

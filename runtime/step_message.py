@@ -15,7 +15,7 @@ from runtime.step_inputs import Row
 MOST_ROWS = 8
 """Rows in one message; the scheduler asks for 4 at most, calibration for 8."""
 
-_HEADER = struct.Struct("<BBBBBBIII")
+_HEADER = struct.Struct("<BBBBBIII")
 _ROW = struct.Struct("<biii")
 _REPLY = struct.Struct("<BI")
 _NO_ROW = -1
@@ -56,7 +56,6 @@ class StepMessage:
     capacity: int = 0
     tokens: int = 1
     prefill_row: int = 0
-    padded: bool = False
     sources: tuple[int, ...] = ()
     rows: tuple[Row | None, ...] = ()
 
@@ -68,7 +67,6 @@ class StepMessage:
                 self.group,
                 self.lane,
                 self.prefill_row,
-                self.padded,
                 len(self.sources),
                 self.sequence,
                 self.capacity,
@@ -83,8 +81,8 @@ class StepMessage:
     @classmethod
     def unpack(cls, data: bytes) -> StepMessage:
         """The message in these bytes."""
-        kind, group, lane, prefill_row, padded, count, sequence, capacity, tokens = (
-            _HEADER.unpack_from(data)
+        kind, group, lane, prefill_row, count, sequence, capacity, tokens = _HEADER.unpack_from(
+            data
         )
         sources, rows = [], []
         for number in range(count):
@@ -102,7 +100,6 @@ class StepMessage:
             capacity,
             tokens,
             prefill_row,
-            bool(padded),
             tuple(sources),
             tuple(rows),
         )

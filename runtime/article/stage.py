@@ -65,13 +65,7 @@ class ArticleStage:
         """Nothing to do: the next prompt begins a new history."""
 
     def decode(
-        self,
-        group: int,
-        rows: Sequence[Row | None],
-        capacity: int,
-        hidden: FloatArray,
-        *,
-        padded: bool = False,
+        self, group: int, rows: Sequence[Row | None], capacity: int, hidden: FloatArray
     ) -> FloatArray:
         """Hidden states [1, hidden_size] of one new token."""
         assert rows[0] is not None
@@ -86,7 +80,7 @@ class ArticleStage:
         result: FloatArray = self.forward(Step((row,), len(hidden)), hidden[None])[0]
         return result
 
-    def lm_head(self, hidden: FloatArray, *, padded: bool = False) -> FloatArray:
+    def lm_head(self, hidden: FloatArray) -> FloatArray:
         """Logits [1, vocab_size] that are 1 for the token that lm.mnn's ArgMax chose, else 0.
 
         They serve greedy decoding alone: lm.mnn keeps the real ones to itself.

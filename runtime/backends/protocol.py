@@ -53,8 +53,7 @@ class Backend(Protocol):
     def decode(self, group: int, inputs: StepInputs, write_at: Sequence[int]) -> FloatArray:
         """Run all blocks over one new token in each row of a group; return hidden states.
 
-        Keys and values of row r's first new token are stored at slot write_at[r], unless that is
-        -1. More tokens in a row are padding.
+        Row r's keys and values are stored at slot write_at[r], unless that is -1.
         """
 
     def prefill(

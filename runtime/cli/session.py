@@ -51,7 +51,7 @@ def open_session(
             click.echo(f"{launch.device}: {launch.fallback}", err=True)
     chat_format = chat_format_of(bundle)
     with _load_progress(launches) as on_progress:
-        engine = Engine(bundle, launches, plan.context_tokens, on_progress)
+        engine = Engine(bundle, launches, plan.context_tokens, on_progress, slots=plan.slots)
     with engine:
         yield Session(plan, bundle, engine, Conversation(engine, chat_format, system))
 

@@ -24,7 +24,6 @@ def messages(draw: st.DrawFn) -> StepMessage:
         capacity=draw(numbers),
         tokens=draw(numbers),
         prefill_row=draw(st.integers(0, MOST_ROWS - 1)),
-        padded=draw(st.booleans()),
         sources=tuple(draw(st.lists(source, min_size=count, max_size=count))),
         rows=tuple(draw(st.lists(row, min_size=count, max_size=count))),
     )

@@ -1,0 +1,158 @@
+"""A stage's loop between real pipes and shared memory, over a stage that only counts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+import numpy as np
+import pytest
+
+from runtime.backends.protocol import FloatArray
+from runtime.lanes import LaneShape
+from runtime.shared_array import SharedArray
+from runtime.stage_loop import LoopConfig, StageLoop
+from runtime.step_inputs import Row
+from runtime.step_message import Kind, Reply, Status, StepMessage
+from scheduler.errors import EngineError
+
+LANES = LaneShape(decode_lanes=1, most_tokens=8, hidden_size=4, vocab_size=6, stages=1)
+BLOCKS = 5
+
+
+@dataclass
+class CountingStage:
+    """Adds one to hidden states; `gate` opens a prompt's blocks one by one."""
+
+    gate: threading.Semaphore
+    entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    log: list[str] = field(default_factory=list)
+    fail: bool = False
+
+    def arrange(self, group: int, rows: int, capacity: int, sources: Sequence[int]) -> None:
+        self.log.append(f"arrange {rows}x{capacity}")
+
+    def drop(self, group: int) -> None:
+        self.log.append("drop")
+
+    def decode(
+        self, group: int, rows: Sequence[Row | None], capacity: int, hidden: FloatArray
+    ) -> FloatArray:
+        if self.fail:
+            raise EngineError("it is too hot.")
+        self.log.append("decode")
+        return np.asarray(hidden + 1)
+
+    def prefill(
+        self, group: int, number: int, row: Row, hidden: FloatArray
+    ) -> Generator[None, None, FloatArray]:
+        for block in range(BLOCKS):
+            self.entered.release()
+            assert self.gate.acquire(timeout=30)
+            self.log.append(f"block {block}")
+            yield
+        return np.asarray(hidden + 1)
+
+    def lm_head(self, hidden: FloatArray) -> FloatArray:
+        return np.repeat(hidden[:, :1], LANES.vocab_size, 1)
+
+
+@dataclass
+class Rig:
+    """The parent's side of one stage."""
+
+    stage: CountingStage
+    control: Connection
+    boundary: SharedArray
+    logits: SharedArray
+
+    def send(self, message: StepMessage) -> None:
+        self.control.send_bytes(message.pack())
+
+    def reply(self) -> Reply:
+        assert self.control.poll(30)
+        return Reply.unpack(self.control.recv_bytes())
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    arrays = [
+        SharedArray.create(size)
+        for size in (
+            LANES.boundary_numbers,
+            LANES.boundary_numbers,
+            LANES.logits_numbers,
+            LANES.times_numbers,
+        )
+    ]
+    names = [array.name for array in arrays]
+    ours, theirs = Pipe()
+    stage = CountingStage(threading.Semaphore(0))
+    config = LoopConfig(0, True, True, False, names[0], names[1], names[1], names[2], names[3])
+    loop = StageLoop(config, LANES, stage, theirs, theirs, None)  # type: ignore[arg-type]
+
+    def serve() -> None:
+        with pytest.raises(EOFError):
+            loop.serve()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield Rig(stage, ours, arrays[0], arrays[2])
+    ours.close()
+    thread.join(30)
+    for array in arrays:
+        array.close()
+
+
+def prompt(sequence: int) -> StepMessage:
+    rows = (Row(0, 1, 0), None)
+    return StepMessage(
+        Kind.PREFILL, sequence, 0, LANES.prefill_lane, 64, 3, 0, sources=(0, 1), rows=rows
+    )
+
+
+def decode(sequence: int) -> StepMessage:
+    return StepMessage(Kind.DECODE, sequence, 0, 0, 64, sources=(0, 1), rows=(None, Row(5)))
+
+
+def test_decode_steps_pass_between_the_blocks_of_a_prompt(rig: Rig) -> None:
+    LANES.hidden(rig.boundary, LANES.prefill_lane, 3)[...] = [[1] * 4, [2] * 4, [7] * 4]
+    LANES.hidden(rig.boundary, 0, 2)[...] = 3
+    rig.send(prompt(1))
+    assert rig.stage.entered.acquire(timeout=30)
+    for sequence in (2, 3):
+        rig.send(decode(sequence))
+        rig.stage.gate.release()
+        assert rig.reply() == Reply(Status.DONE, sequence)
+        assert LANES.logits(rig.logits, 0, 2).tolist() == [[4.0] * 6] * 2
+    for _ in range(BLOCKS - 2):
+        rig.stage.gate.release()
+    assert rig.reply() == Reply(Status.DONE, 1)
+    assert LANES.logits(rig.logits, LANES.prefill_lane, 1).tolist() == [[8.0] * 6]
+    steps = [line for line in rig.stage.log if not line.startswith("arrange")]
+    assert steps == ["block 0", "decode", "block 1", "decode", "block 2", "block 3", "block 4"]
+
+
+def test_an_aborted_prompt_stops_at_its_next_block(rig: Rig) -> None:
+    rig.send(prompt(1))
+    assert rig.stage.entered.acquire(timeout=30)
+    rig.send(StepMessage(Kind.ABORT, 1))
+    rig.stage.gate.release()
+    assert rig.reply() == Reply(Status.ABORTED, 1)
+    rig.send(decode(2))
+    assert rig.reply() == Reply(Status.DONE, 2)
+    assert rig.stage.log == ["arrange 2x64", "block 0", "arrange 2x64", "decode"]
+
+
+def test_a_failed_step_is_a_sentence_and_the_next_one_runs(rig: Rig) -> None:
+    rig.stage.fail = True
+    rig.send(decode(1))
+    assert rig.reply() == Reply(Status.FAILED, 1, "it is too hot.")
+    rig.stage.fail = False
+    rig.send(StepMessage(Kind.DROP, 2))
+    rig.send(decode(3))
+    assert rig.reply() == Reply(Status.DONE, 3)
+    assert rig.stage.log == ["arrange 2x64", "drop", "arrange 2x64", "decode"]
