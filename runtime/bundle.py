@@ -16,7 +16,6 @@ from runtime.manifest import (
     MANIFEST_NAME,
     BundleFile,
     Embedding,
-    Engine,
     Layout,
     Manifest,
     Part,
@@ -25,6 +24,7 @@ from runtime.manifest import (
     Variant,
 )
 from runtime.strict_json import read_strict_json, validation_sentence
+from scheduler.backend_names import Engine
 from scheduler.errors import BundleError
 from scheduler.plan import Precision
 
@@ -34,7 +34,6 @@ __all__ = [
     "Bundle",
     "BundleFile",
     "Embedding",
-    "Engine",
     "Manifest",
     "Part",
     "Selection",
@@ -130,8 +129,8 @@ def select_variant(
 ) -> Selection:
     """The files that run ``part`` on ``engine`` at ``precision``.
 
-    An exact match wins (the smallest weight block first, the most exact). MNN holds fp16 weights as
-    fp32 in RAM, so it serves an fp32 request from an fp16 file; and an lm_head that is stored more
+    An exact match wins (the smallest weight block first, the most exact). Both engines can hold
+    fp16 weights as fp32, so an fp16 file serves an fp32 request; and an lm_head that is stored more
     exactly than asked for serves too. The selection's note says so.
     Raises BundleError naming what there is.
     """
@@ -150,7 +149,7 @@ def select_variant(
         note = f"lm_head at {precision} is served by its {finer.precision} files, more exact."
         return Selection(finer, precision, note)
     half = next((one for one in variants if one.precision == "fp16"), None)
-    if precision == "fp32" and engine == "mnn" and half is not None:
+    if precision == "fp32" and half is not None:
         loss = (
             "without loss, since the checkpoint is fp16"
             if manifest.source_precision == "fp16"
@@ -160,7 +159,8 @@ def select_variant(
     available = sorted({f"{one.engine} {one.precision}" for one in found.variants})
     raise BundleError(
         f"The bundle of {manifest.model} has {part} as {', '.join(available)}, not as {engine}"
-        f" {precision}; export it with --precision {precision}, or ask for what there is."
+        f" {precision}; export it with --precision {precision} --backend {engine}, or ask for what"
+        " there is."
     )
 
 

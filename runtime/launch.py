@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from runtime.bundle import Bundle, select_variant
 from runtime.manifest import Layout
+from scheduler.backend_names import Engine
 from scheduler.errors import PlanError
 from scheduler.memory import stage_peaks
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan, Precision, Stage
 from scheduler.units import format_size
+
+_CPU_BACKENDS = ("mnn:cpu", "ort:cpu")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class StageLaunch:
     block_files: tuple[tuple[int, Path], ...]
     lm_head_file: Path | None
     layout: Layout = "glm-plan"
+    precision: Precision = "fp32"
 
     @property
     def block_span(self) -> str:
@@ -40,10 +45,10 @@ class StageLaunch:
         """What every output must say when the asked backend does not exist here."""
         if self.asked_backend == self.backend:
             return None
-        asked, really = (
-            name.partition(":")[2].upper() for name in (self.asked_backend, self.backend)
-        )
-        return f"asked for {asked}, running on {really}"
+        asked, really = (name.partition(":")[2] for name in (self.asked_backend, self.backend))
+        if asked == really:  # another engine
+            return f"asked for {self.asked_backend}, running on {self.backend}"
+        return f"asked for {asked.upper()}, running on {really.upper()}"
 
 
 def launches_of(
@@ -53,13 +58,14 @@ def launches_of(
     cuda_devices: Mapping[str, str],
     threads: int,
 ) -> list[StageLaunch]:
-    """What to start, stage by stage; a backend that does not work here becomes mnn:cpu.
+    """What to start, stage by stage; a backend that does not work here becomes a CPU backend.
 
     `working_backends` holds names such as ``mnn:cuda`` that were proved on this machine,
     `cuda_devices` the identity of each GPU (gpu0 -> its UUID), since CUDA numbers devices in an
     order of its own. Raises BundleError when the bundle lacks what the plan needs, PlanError for a
     GPU that is not here.
     """
+    _require_one_adapter(plan, working_backends)
     return [
         _launch(stage, bundle, working_backends, cuda_devices, threads) for stage in plan.stages
     ]
@@ -72,31 +78,52 @@ def _launch(
     cuda_devices: Mapping[str, str],
     threads: int,
 ) -> StageLaunch:
-    backend = stage.backend if stage.backend in working else "mnn:cpu"
-    if backend == "mnn:cuda" and stage.device not in cuda_devices:
+    backend = stage.backend if stage.backend in working else _cpu_backend(bundle, working)
+    on_cuda = backend.endswith(":cuda")
+    if on_cuda and stage.device not in cuda_devices:
         raise PlanError(
             f"the plan uses {stage.device} and this machine has"
             f" {', '.join(cuda_devices) or 'no GPU'}; plan for the GPUs that are here."
         )
     lm_head_file = None
     if stage.lm_head_precision is not None:
-        lm_head_file = _file(bundle, "lm_head", stage.lm_head_precision)
+        lm_head_file = _file(bundle, "lm_head", backend, stage.lm_head_precision)
     return StageLaunch(
         device=stage.device,
         asked_backend=stage.backend,
         backend=backend,
-        cuda_device=cuda_devices[stage.device] if backend == "mnn:cuda" else None,
+        cuda_device=cuda_devices[stage.device] if on_cuda else None,
         threads=threads,
         block_files=tuple(
-            (number, _file(bundle, f"block_{number}", stage.precision)) for number in stage.blocks
+            (number, _file(bundle, f"block_{number}", backend, stage.precision))
+            for number in stage.blocks
         ),
         lm_head_file=lm_head_file,
         layout=bundle.layout,
+        precision=stage.precision,
     )
 
 
-def _file(bundle: Bundle, part: str, precision: Precision) -> Path:
-    selection = select_variant(bundle.manifest, part, "mnn", precision)
+def _require_one_adapter(plan: Plan, working: frozenset[str]) -> None:
+    """WebGPU gives every process the same adapter, the first one."""
+    devices = [stage.device for stage in plan.stages if stage.backend == "ort:webgpu"]
+    if "ort:webgpu" in working and len(devices) > 1:
+        raise PlanError(
+            f"the plan puts {' and '.join(devices)} on ort:webgpu, which knows one adapter; plan"
+            " for one GPU, or use a backend that can tell them apart, such as ort:cuda."
+        )
+
+
+def _cpu_backend(bundle: Bundle, working: frozenset[str]) -> str:
+    """What serves a stage whose own backend does not work: the first CPU backend with files."""
+    engines = {variant.engine for variant in bundle.manifest.parts[0].variants}
+    usable = [name for name in _CPU_BACKENDS if name in working and name[:3] in engines]
+    return usable[0] if usable else _CPU_BACKENDS[0]
+
+
+def _file(bundle: Bundle, part: str, backend: str, precision: Precision) -> Path:
+    engine = cast("Engine", backend.partition(":")[0])
+    selection = select_variant(bundle.manifest, part, engine, precision)
     return bundle.file(selection.variant.files[0])
 
 
@@ -110,7 +137,7 @@ def ram_needed(plan: Plan, spec: ModelSpec, launches: list[StageLaunch]) -> int:
         return needed_bytes
     peaks = []
     for stage, launch in zip(plan.stages, launches, strict=True):
-        if launch.backend != "mnn:cpu":
+        if launch.backend not in _CPU_BACKENDS:
             continue
         needed_bytes -= stage.memory.total_bytes if stage.device == "cpu" else stage.host_bytes
         peaks.append(

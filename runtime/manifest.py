@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from runtime.geometry import Geometry
+from scheduler.backend_names import Engine
 from scheduler.plan import Precision
 
 BUNDLE_SCHEMA = "glm-plan/bundle/1"
 MANIFEST_NAME = "manifest.json"
-Engine = Literal["mnn", "ort"]
 LONGEST_NAME = 200
 EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
 VALUE_BYTES: Mapping[EmbeddingDtype, int] = {"bf16": 2, "fp16": 2, "fp32": 4}

@@ -133,6 +133,7 @@ class Pipeline:
             backend=launch.backend,
             cuda_device=launch.cuda_device,
             threads=launch.threads,
+            half_arithmetic=launch.precision == "fp16",
             kv_heads=geometry.kv_heads,
             head_dim=geometry.head_dim,
             rotary=geometry.turning,

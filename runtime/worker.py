@@ -24,9 +24,10 @@ from scheduler.errors import GlmPlanError
 class WorkerConfig:
     """All that a worker is told at its start; plain data, since it travels to a spawned process."""
 
-    backend: str  # what really runs: mnn:cpu, mnn:cuda
+    backend: str  # what really runs: mnn:cpu, ort:webgpu
     cuda_device: str | None  # the one GPU that this process may see
     threads: int
+    half_arithmetic: bool  # on a GPU, where weights are fp16
     kv_heads: int
     head_dim: int
     rotary: Rotary
@@ -94,14 +95,19 @@ def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
     if config.cuda_device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = config.cuda_device
     # Imported here: the parent shares this module but must never load an engine.
-    from runtime.backends.mnn import MnnBackend
+    from runtime.backends.choose import open_backend
     from runtime.backends.mnn_article import ArticleBackend
 
-    kind = config.backend.partition(":")[2]
     backend = (
-        ArticleBackend(kind, config.threads, config.lanes.hidden_size)
+        ArticleBackend(config.backend.partition(":")[2], config.threads, config.lanes.hidden_size)
         if config.layout == "article"
-        else MnnBackend(kind, config.threads, config.kv_heads, config.head_dim)
+        else open_backend(
+            config.backend,
+            config.threads,
+            config.kv_heads,
+            config.head_dim,
+            config.half_arithmetic,
+        )
     )
     process = psutil.Process()
     for number, path in config.block_files:

@@ -55,18 +55,19 @@ def free_of_gpus(request: PlanRequest, host: Host | None) -> tuple[FreeMemory, .
                 free_bytes=capped,
                 provenance=None if free is None else provenance,
                 uncapped_bytes=free,
-                backend=own.backend if own else _CUDA,
+                backend=request.gpu_backend or (own.backend if own else _CUDA),
                 shares_ram=own.shares_ram if own else False,
             )
         )
     return tuple(found)
 
 
-def free_of_ram(host: Host | None) -> FreeMemory:
+def free_of_ram(request: PlanRequest, host: Host | None) -> FreeMemory:
     """The RAM available to all processes; unknown without a host."""
+    backend = request.cpu_backend or "mnn:cpu"
     if host is None:
-        return FreeMemory("cpu", None, None, None, "mnn:cpu")
+        return FreeMemory("cpu", None, None, None, backend)
     planned = host.planned.get("cpu")
     provenance: Provenance = planned.memory_provenance if planned else "measured"
     available = host.cpu.available_bytes
-    return FreeMemory("cpu", available, provenance, available, "mnn:cpu")
+    return FreeMemory("cpu", available, provenance, available, backend)

@@ -28,7 +28,9 @@ class Machine:
 
     def devices(self, request: PlanRequest) -> Devices:
         """Free memory and speed of every device, as the planner takes them."""
-        return Devices(free_of_gpus(request, self.host), free_of_ram(self.host), self.speeds)
+        return Devices(
+            free_of_gpus(request, self.host), free_of_ram(request, self.host), self.speeds
+        )
 
     @property
     def vram_bytes(self) -> tuple[int, ...]:

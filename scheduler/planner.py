@@ -76,7 +76,7 @@ def planning_devices(
         estimated = estimated_speeds(host, [gpu.device for gpu in gpus])
         known = speeds.devices if speeds else {}
         speeds = Speeds({**estimated.devices, **known}, speeds.hop if speeds else estimated.hop)
-    return Devices(gpus, free_of_ram(host), speeds)
+    return Devices(gpus, free_of_ram(request, host), speeds)
 
 
 def parts_by_rule(request: PlanRequest, decision: Decision) -> list[StageParts]:

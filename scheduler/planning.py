@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from scheduler.backend_names import CPU_BACKENDS, GPU_BACKENDS, Engine, engines_of
 from scheduler.errors import UserInputError
 from scheduler.units import parse_size
 
@@ -36,6 +37,14 @@ class Planning:
     policy: Policy
     objective: Objective
     host_name: str | None = None
+    gpu_backend: str | None = None
+    cpu_backend: str | None = None
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The engines that need files: those of the backends named, or MNN."""
+        named = (name for name in (self.gpu_backend, self.cpu_backend) if name)
+        return engines_of(named) or ("mnn",)
 
     def request(
         self,
@@ -72,6 +81,8 @@ class Planning:
             open_choices=frozenset(unanswered if self.policy == "fit" else ()),
             machine_words=self.machine_words,
             stored=stored,
+            gpu_backend=self.gpu_backend,
+            cpu_backend=self.cpu_backend,
         )
 
     def plan(
@@ -147,6 +158,8 @@ def read_planning(
     slots: int | None = None,
     policy: str = "reserve",
     objective: str = "latency",
+    gpu_backend: str | None = None,
+    cpu_backend: str | None = None,
 ) -> Planning:
     """Read the words of the planning options, which are the same on a command line and over HTTP.
 
@@ -168,7 +181,15 @@ def read_planning(
         slots=slots,
         policy=cast("Policy", policy),
         objective=cast("Objective", objective),
+        gpu_backend=_known(gpu_backend, GPU_BACKENDS, "--gpu-backend"),
+        cpu_backend=_known(cpu_backend, CPU_BACKENDS, "--cpu-backend"),
     )
+
+
+def _known(name: str | None, names: Sequence[str], flag: str) -> str | None:
+    if name is not None and name not in names:
+        raise UserInputError(f"{flag} is {name!r}; expected one of {', '.join(names)}.")
+    return name
 
 
 def _wanted(

@@ -33,6 +33,7 @@ class PlanRequest:
     may settle itself. `bundle` is the directory that the plan's command shall name (None: the model
     ships with glm-plan), `machine_words` the flags that describe a machine that is not here,
     `stored` the precisions that the bundle holds, among which `fit` chooses (None: any).
+    `gpu_backend` and `cpu_backend` overrule what the host's devices would be run by.
     """
 
     model: ModelSpec
@@ -50,6 +51,8 @@ class PlanRequest:
     open_choices: frozenset[Choice] = frozenset()
     machine_words: tuple[str, ...] = ()
     stored: frozenset[Precision] | None = None
+    gpu_backend: str | None = None
+    cpu_backend: str | None = None
 
     @property
     def context_tokens(self) -> int:
@@ -123,6 +126,8 @@ def run_command(request: PlanRequest) -> str:
         words += ["--context", str(request.context_tokens)]
     if request.slots != 1:
         words += ["--slots", str(request.slots)]
+    for side, backend in (("gpu", request.gpu_backend), ("cpu", request.cpu_backend)):
+        words += [f"--{side}-backend", backend] if backend else []
     return " ".join([*words, '"Hello"'])
 
 

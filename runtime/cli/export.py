@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runtime.export.check import CheckReport
     from runtime.export.request import ExportRequest, Progress
     from runtime.manifest import Manifest
+    from scheduler.backend_names import Engine
 
 SCHEMA = "glm-plan/export/1"
 
@@ -52,6 +53,14 @@ SCHEMA = "glm-plan/export/1"
     help="Values that share a scale at int4: a multiple of 16 that divides the model's widths."
     "  [default: the largest of 128, 64 and 32 that does, or else one scale per row]",
 )
+@click.option(
+    "--backend",
+    "engines",
+    default="mnn",
+    show_default=True,
+    metavar="E[,E...]",
+    help="What shall run it: mnn, ort (ONNX Runtime); both make one bundle that has all.",
+)
 @click.option("--name", metavar="NAME", help="The model's name.  [default: the directory's name]")
 @click.option(
     "--jobs",
@@ -74,6 +83,7 @@ def command(
     precisions: str | None,
     head_precisions: str | None,
     weight_block: int | None,
+    engines: str,
     name: str | None,
     jobs: int | None,
     check: bool,
@@ -114,6 +124,7 @@ def command(
         jobs=jobs,
         resume=resume,
         force=force,
+        engines=parse_engines(engines),
     )
     manifest, seconds = export_with_progress(request)
     if not as_json:
@@ -175,6 +186,14 @@ def parse_precisions(text: str) -> tuple[Precision, ...]:
                 " with commas between."
             )
     return cast("tuple[Precision, ...]", tuple(dict.fromkeys(words)))
+
+
+def parse_engines(text: str) -> tuple[Engine, ...]:
+    """``mnn,ort`` as a tuple without repeats; UserInputError for anything else."""
+    words = [word.strip().lower() for word in text.split(",")]
+    if any(word not in ("mnn", "ort") for word in words):
+        raise UserInputError(f"--backend is {text!r}; expected mnn, ort, or mnn,ort.")
+    return cast("tuple[Engine, ...]", tuple(dict.fromkeys(words)))
 
 
 def _require_extra() -> None:

@@ -108,7 +108,7 @@ def _question(planning: Planning, bundle_dir: Path | None) -> tuple[PlanRequest,
     bundle = open_model(bundle_dir)
     planning = as_stored(planning, bundle)
     spec = spec_of_bundle(bundle)
-    return planning.request(spec, named, stored_precisions(bundle)), None
+    return planning.request(spec, named, stored_precisions(bundle, planning.engines)), None
 
 
 def _question_of_profile(planning: Planning, model: StoredModel) -> tuple[PlanRequest, str | None]:

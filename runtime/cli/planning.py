@@ -103,6 +103,17 @@ def planning_options(
             show_default=True,
             help="What fit makes fast: one token, or the slowest stage.",
         ),
+        click.option(
+            "--gpu-backend",
+            metavar="NAME",
+            help="What runs GPU stages: mnn:cuda, ort:webgpu, ort:cuda and others that `glm-plan"
+            " devices` lists.",
+        ),
+        click.option(
+            "--cpu-backend",
+            metavar="NAME",
+            help="What runs the CPU stage: mnn:cpu or ort:cpu.  [default: mnn:cpu]",
+        ),
     ]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,19 +16,22 @@ from scheduler.wording import listing
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.model_store import StoredModel
+    from scheduler.backend_names import Engine
     from scheduler.plan import Precision
     from scheduler.planning import Planning
 
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 
 
-def bundle_of_model(name: str, wanted: Collection[Precision], planning: Planning) -> Bundle:
+def bundle_of_model(
+    name: str, wanted: Collection[Precision], engines: Collection[Engine], planning: Planning
+) -> Bundle:
     """Open the bundle that `--model NAME` means.
 
-    A pulled checkpoint is exported into the store first, at the `wanted` precisions or else at the
-    most exact one that fits, a GGUF file as it is stored; a bundle there gains those it lacks.
-    Raises UserInputError for an unknown name, BundleError for a model that is not on this disk,
-    PlanError for one that fits at no precision, and what an export raises.
+    A pulled checkpoint is exported into the store first, for these engines at the `wanted`
+    precisions or else at the most exact one that fits, a GGUF file as it is stored; a bundle there
+    gains those it lacks. Raises UserInputError for an unknown name, BundleError for a model that is
+    not on this disk, PlanError for one that fits at no precision, and what an export raises.
     """
     from runtime.bundle import open_bundle
     from runtime.cli.target import stored_precisions
@@ -37,9 +40,12 @@ def bundle_of_model(name: str, wanted: Collection[Precision], planning: Planning
     model = find_model(name)
     if model.bundle is not None:
         bundle = open_bundle(model.bundle)
-        lacking = _to_export(wanted, stored_precisions(bundle))
-        own = model.bundle == model.bundle_home
-        if not lacking or not own or model.checkpoint is None:
+        stored = stored_precisions(bundle, engines)
+        own = model.bundle == model.bundle_home and model.checkpoint is not None
+        if own and not stored and not wanted:
+            wanted = [precision_that_fits(model, planning)]
+        lacking = _to_export(wanted, stored)
+        if not lacking or not own:
             return bundle
     elif model.checkpoint is None:
         raise BundleError(_not_here(model))
@@ -47,7 +53,7 @@ def bundle_of_model(name: str, wanted: Collection[Precision], planning: Planning
         lacking = _to_export(wanted, ())
         if not lacking and model.checkpoint.suffix.lower() != ".gguf":
             lacking = [precision_that_fits(model, planning)]
-    _export_into_store(model, lacking)
+    _export_into_store(model, lacking, engines)
     return open_bundle(model.bundle_home)
 
 
@@ -115,7 +121,9 @@ def _to_export(wanted: Collection[Precision], stored: Collection[Precision]) -> 
     return [one for one in lacking if not (one == "fp32" and served)]
 
 
-def _export_into_store(model: StoredModel, precisions: list[Precision]) -> None:
+def _export_into_store(
+    model: StoredModel, precisions: list[Precision], engines: Collection[Engine]
+) -> None:
     from runtime.cli.export import export_with_progress
     from runtime.export.request import ExportRequest
 
@@ -132,6 +140,7 @@ def _export_into_store(model: StoredModel, precisions: list[Precision]) -> None:
         precisions=tuple(precisions),
         name=model.name,
         resume=True,
+        engines=tuple(engines),
     )
     export_with_progress(request)
 

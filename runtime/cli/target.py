@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
+from scheduler.backend_names import Engine, engines_of
 from scheduler.errors import UserInputError
 from scheduler.plan import Precision
 from scheduler.planning import Planning
@@ -35,6 +36,8 @@ _PLANNING = {
     "slots",
     "policy",
     "objective",
+    "gpu_backend",
+    "cpu_backend",
 }
 
 
@@ -83,12 +86,16 @@ def target_of(
         bundle = open_model(bundle_dir)
     else:
         name = planning.model if plan is None or "model" in given else plan.model
-        bundle = bundle_of_model(name, _wanted_precisions(planning, plan), planning)
+        wanted, engines = _wanted_precisions(planning, plan), planning.engines
+        if plan is not None:
+            engines = engines_of(stage.backend for stage in plan.stages)
+        bundle = bundle_of_model(name, wanted, engines, planning)
     spec = spec_of_bundle(bundle)
     if plan is None:
         directory = str(bundle_dir) if bundle_dir else None
-        stored = stored_precisions(bundle)
-        return as_stored(planning, bundle).plan(spec, directory, stored), spec, bundle
+        planning = as_stored(planning, bundle)
+        stored = stored_precisions(bundle, planning.engines)
+        return planning.plan(spec, directory, stored), spec, bundle
     if (plan.model, plan.gpu_blocks + plan.cpu_blocks) != (spec.name, spec.blocks):
         raise UserInputError(
             f"{plan_file} plans {plan.model} with {plan.gpu_blocks + plan.cpu_blocks} blocks and"
@@ -104,12 +111,19 @@ def refuse_model_beside_bundle(bundle_dir: Path | None) -> None:
 
 
 def as_stored(planning: Planning, bundle: Bundle) -> Planning:
-    """The planning with the most exact stored precision where the user says none.
+    """The planning with what the bundle has where the user says nothing.
 
+    A bundle without files for MNN is run by ONNX Runtime. Of precisions, the most exact is taken.
     Fp16 needs no word, since both defaults are served from it, nor does `fit`, which chooses among
     what is stored.
     """
-    stored = stored_precisions(bundle)
+    if not any(one.engine == "mnn" for one in bundle.manifest.parts[0].variants):
+        planning = dataclasses.replace(
+            planning,
+            gpu_backend=planning.gpu_backend or "ort:webgpu",
+            cpu_backend=planning.cpu_backend or "ort:cpu",
+        )
+    stored = stored_precisions(bundle, planning.engines)
     chooses = planning.policy == "fit" and bundle.layout != "article"
     if not stored or "fp16" in stored or chooses:
         return planning
@@ -121,12 +135,12 @@ def as_stored(planning: Planning, bundle: Bundle) -> Planning:
     )
 
 
-def stored_precisions(bundle: Bundle) -> frozenset[Precision]:
-    """The precisions of which MNN files of every block are there, and a lm_head as exact."""
+def stored_precisions(bundle: Bundle, engines: Collection[Engine]) -> frozenset[Precision]:
+    """The precisions of which files of every block are there for each engine, and a lm_head."""
     from runtime.bundle import served_precisions
 
     return frozenset.intersection(
-        *(served_precisions(part, "mnn") for part in bundle.manifest.parts)
+        *(served_precisions(part, engine) for part in bundle.manifest.parts for engine in engines)
     )
 
 

@@ -24,6 +24,7 @@ from runtime.export.embedding_rows import encoded_rows
 from runtime.export.files import describe, publish, write_rows, write_synced
 from runtime.export.model_source import ModelSource
 from runtime.export.open_model import open_model
+from runtime.export.ort_encodings import ort_encodings
 from runtime.export.parts import LM_HEAD, PartMaker
 from runtime.export.request import (
     DEFAULT_PRECISIONS,
@@ -164,7 +165,12 @@ def _encodings(
     """As asked; else as the checkpoint is stored, in groups that let its integers be taken over."""
     stored = model.stored
     asked = precisions or ((stored.precision(part),) if stored else DEFAULT_PRECISIONS)
-    chosen = choose_encodings(model.spec, asked, request.weight_block)
+    choose = {"mnn": choose_encodings, "ort": ort_encodings}
+    chosen = [
+        one
+        for engine in request.engines
+        for one in choose[engine](model.spec, asked, request.weight_block)
+    ]
     if stored is None or request.weight_block is not None:
         return chosen
     own = [stored.weight_block(part, one.precision) for one in chosen]
@@ -189,7 +195,7 @@ def _require_new(
 def _is_made(variants: list[Variant] | None, encoding: Encoding) -> bool:
     return any(
         (one.engine, one.precision, one.weight_block)
-        == ("mnn", encoding.precision, encoding.weight_block)
+        == (encoding.engine, encoding.precision, encoding.weight_block)
         for one in variants or []
     )
 

@@ -1,4 +1,4 @@
-"""Every part from checkpoint to MNN files: one in memory at a time, several being converted."""
+"""Every part from checkpoint to its engines' files: one in memory at a time, several converted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from runtime.bundle import Variant
 from runtime.export.converter import StoppedError, convert
 from runtime.export.files import describe
 from runtime.export.model_source import ModelSource
+from runtime.export.ort_encode import encode
 from runtime.export.request import Encoding
 from runtime.export.resources import weight_bytes, work_bytes
 from runtime.export.tracker import Tracker
@@ -75,17 +76,22 @@ class PartMaker:
     def _make_variant(self, onnx_path: Path, part: str, encoding: Encoding) -> None:
         self._tracker.start(f"{part} {encoding.precision}")
         stem = part if part == LM_HEAD else f"block_{int(part.removeprefix('block_')):02d}"
-        least_bytes = weight_bytes(self._spec, part, encoding)
-        mnn_path = onnx_path.with_name(f"{stem}.mnn")
-        made = convert(onnx_path, mnn_path, encoding, least_bytes, self._stop)
         stored = []
-        if self._source.stored and encoding.precision in ("int8", "int4"):
-            stored = self._source.stored.take_over(part, mnn_path)
+        if encoding.engine == "ort":
+            target = self._workspace.temporary / encoding.directory / f"{stem}.onnx"
+            target.parent.mkdir(exist_ok=True)
+            made = encode(onnx_path, target, encoding)
+        else:
+            least_bytes = weight_bytes(self._spec, part, encoding)
+            mnn_path = onnx_path.with_name(f"{stem}.mnn")
+            made = convert(onnx_path, mnn_path, encoding, least_bytes, self._stop)
+            if self._source.stored and encoding.precision in ("int8", "int4"):
+                stored = self._source.stored.take_over(part, mnn_path)
         folder = self._workspace.path / encoding.directory
         folder.mkdir(exist_ok=True)
         files = [file.rename(folder / file.name) for file in made]
         variant = Variant(
-            engine="mnn",
+            engine=encoding.engine,
             precision=encoding.precision,
             weight_block=encoding.weight_block,
             files=[describe(self._workspace.path, file) for file in files],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scheduler.backend_names import Engine
 from scheduler.errors import UserInputError
 from scheduler.model import ModelSpec, block_matrices, default_weight_block
 from scheduler.plan import Precision
@@ -16,16 +17,17 @@ DEFAULT_PRECISIONS: tuple[Precision, ...] = ("fp16",)
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a part's weights are stored: precision, and of integers how many share a scale."""
+    """How a part's weights are stored: precision, how many integers share a scale, for whom."""
 
     precision: Precision
     weight_block: int | None = None
+    engine: Engine = "mnn"
 
     @property
     def directory(self) -> str:
         """The folder of a bundle that holds parts of this encoding."""
         block = f"-block{self.weight_block}" if self.weight_block else ""
-        return f"mnn-{self.precision}{block}"
+        return f"{self.engine}-{self.precision}{block}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class ExportRequest:
     jobs: int | None = None
     force: bool = False
     resume: bool = False
+    engines: tuple[Engine, ...] = ("mnn",)
 
 
 @dataclass(frozen=True)
