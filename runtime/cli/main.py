@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("runtime.cli.plan", "Decide which blocks live on the GPU and which on the CPU."),
     "run": ("runtime.cli.run", "Answer one prompt, streamed."),
     "chat": ("runtime.cli.chat", "Talk with a model in the terminal."),
+    "serve": ("runtime.cli.serve", "Serve a model over HTTP with OpenAI's API."),
     "devices": ("runtime.cli.devices", "Show GPUs, CPU, memory and the backends that really work."),
     "report": ("runtime.cli.report", "Tell what fits where, how fast, and what to change."),
     "calibrate": ("runtime.cli.calibrate", "Measure how fast this machine runs real blocks."),

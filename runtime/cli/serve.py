@@ -1,0 +1,63 @@
+"""`glm-plan serve`: an OpenAI-compatible server around one planned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runtime.cli.planning import planning_options
+from runtime.cli.serve_options import ENVIRONMENT_PREFIX, config_option, service_options
+from runtime.cli.target import target_options
+from scheduler.planning import Planning
+
+
+@click.command(context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX, "show_default": True})
+@target_options
+@planning_options(default_model="tiny-glm", host_flag="--host-profile")
+@service_options
+@config_option
+def command(
+    planning: Planning,
+    bundle_dir: Path | None,
+    plan_file: Path | None,
+    api_key: tuple[str, ...],
+    api_key_file: Path | None,
+    cors_origin: tuple[str, ...],
+    log_level: str,
+    **limits: Any,
+) -> None:
+    """Serve a model over HTTP with OpenAI's API, its plan, health and metrics.
+
+    Every option can also be set in the environment (GLM_PLAN_PORT=9000) or in a TOML file
+    (--config); a flag is stronger than the environment, and that than the file.
+
+    \b
+    glm-plan serve                                        the model that ships with glm-plan
+    glm-plan serve --bundle DIR --vram 11 --slots 4       your own, split over GPU and CPU
+    glm-plan serve --host 0.0.0.0 --api-key-file keys     for other machines
+    """
+    from runtime.cli.target import target_of
+    from runtime.service.settings import ServiceSettings, read_api_keys
+    from scheduler.errors import UserInputError
+
+    try:
+        from runtime.service.served_model import ServedModel
+        from runtime.service.server import serve
+    except ImportError as error:
+        raise UserInputError(
+            f"serving needs the serve extra ({error.name} is missing); install it with"
+            " `pip install 'glm-plan[serve]'`."
+        ) from None
+    from runtime.launch_here import launches_here
+
+    settings = ServiceSettings(
+        api_keys=read_api_keys(api_key, api_key_file), cors_origins=cors_origin, **limits
+    )
+    plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
+    launches = launches_here(plan, spec, bundle)
+    for launch in launches:
+        if launch.fallback:
+            click.echo(f"{launch.device}: {launch.fallback}", err=True)
+    serve(ServedModel(plan, bundle, launches, settings.queue), settings, log_level)

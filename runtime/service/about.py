@@ -1,0 +1,232 @@
+"""What the server is and does now: models, health, status, plan, metrics, tokens of a text."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from runtime.service.questions import check_ids, check_model
+from runtime.service.requests import Text
+from runtime.service.served_model import State
+from runtime.service.state import Service, refusals, service_of
+from scheduler.plan import Plan
+
+router = APIRouter()
+_Service = Annotated[Service, Depends(service_of)]
+
+
+class Model(BaseModel):
+    """A model as OpenAI's API lists it; ``context_tokens`` and ``slots`` are this server's."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "glm-plan"
+    context_tokens: int
+    slots: int
+
+
+class ModelList(BaseModel):
+    """The models of this server: one."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Health(BaseModel):
+    """Whether answers can be had; ``degraded`` names what does not run as planned."""
+
+    status: State
+    loaded_parts: int
+    all_parts: int
+    fault: str | None = None
+    degraded: list[str] = []
+
+
+class StageStatus(BaseModel):
+    """A stage as planned and as it runs; bytes."""
+
+    device: str
+    backend: str
+    asked_backend: str
+    blocks: str
+    first_block: int | None
+    last_block: int | None
+    lm_head: bool
+    planned_bytes: int = Field(description="estimated")
+    actual_bytes: int = Field(description="resident memory of the worker when loaded, measured")
+
+
+class Status(BaseModel):
+    """What happens now."""
+
+    model: str
+    health: Health
+    context_tokens: int
+    slots: int
+    slots_busy: int
+    queue_limit: int
+    queue_waiting: int
+    stages: list[StageStatus]
+
+
+class PlanInForce(BaseModel):
+    """The plan that this server was started with, and what became of it."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    schema_: Literal["glm-plan/plan-in-force/1"] = Field(
+        default="glm-plan/plan-in-force/1", alias="schema"
+    )
+    plan: Plan
+    stages: list[StageStatus]
+
+
+class TokenizeRequest(BaseModel):
+    """A text without any chat format."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    content: Text
+    model: str | None = None
+
+
+class Tokens(BaseModel):
+    """Token ids of a text."""
+
+    tokens: list[int]
+
+
+class DetokenizeRequest(BaseModel):
+    """Token ids to print."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tokens: list[int] = Field(max_length=1 << 20)
+    model: str | None = None
+
+
+class Content(BaseModel):
+    """The text of token ids; markup prints nothing."""
+
+    content: str
+
+
+@router.get("/v1/models", responses=refusals(), tags=["model"])
+async def models(service: _Service) -> ModelList:
+    """List the model."""
+    return ModelList(data=[_model(service)])
+
+
+@router.get("/v1/models/{model:path}", responses=refusals(404), tags=["model"])
+async def model(model: Annotated[str, Path(max_length=200)], service: _Service) -> Model:
+    """Describe the model."""
+    check_model(service.served, model)
+    return _model(service)
+
+
+@router.post("/tokenize", responses=refusals(404), tags=["model"])
+async def tokenize(request: TokenizeRequest, service: _Service) -> Tokens:
+    """Turn a text into token ids."""
+    check_model(service.served, request.model)
+    tokenizer = service.served.chat_format.tokenizer
+    return Tokens(tokens=await asyncio.to_thread(tokenizer.encode, request.content))
+
+
+@router.post("/detokenize", responses=refusals(404), tags=["model"])
+async def detokenize(request: DetokenizeRequest, service: _Service) -> Content:
+    """Turn token ids into text."""
+    check_model(service.served, request.model)
+    check_ids(service.served, request.tokens, "tokens")
+    codec = service.served.chat_format.tokenizer
+    content = b"".join(map(codec.token_bytes, request.tokens))
+    return Content(content=content.decode("utf-8", "replace"))
+
+
+@router.get("/health", responses={503: {"model": Health}, **refusals()}, tags=["server"])
+async def health(service: _Service, response: Response) -> Health:
+    """Tell whether answers can be had; 503 while loading and when the model is gone."""
+    if service.served.state != "ready":
+        response.status_code = 503
+    response.headers["Cache-Control"] = "no-store"
+    return _health(service)
+
+
+@router.get("/status", responses=refusals(), tags=["server"])
+async def status(service: _Service) -> Status:
+    """Slots, queue and stages, now."""
+    served = service.served
+    return Status(
+        model=served.plan.model,
+        health=_health(service),
+        context_tokens=served.context_tokens,
+        slots=served.slots,
+        slots_busy=served.admission.busy,
+        queue_limit=served.admission.queue,
+        queue_waiting=served.admission.waiting,
+        stages=_stages(service),
+    )
+
+
+@router.get("/plan", responses=refusals(), tags=["plan"])
+async def plan(service: _Service) -> PlanInForce:
+    """The plan in force, planned against actual."""
+    return PlanInForce(plan=service.served.plan, stages=_stages(service))
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **refusals()},
+    tags=["server"],
+)
+async def metrics(service: _Service) -> Response:
+    """Metrics for Prometheus."""
+    text = service.metrics.text(service.served)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _model(service: Service) -> Model:
+    served = service.served
+    return Model(
+        id=served.plan.model,
+        created=served.created,
+        context_tokens=served.context_tokens,
+        slots=served.slots,
+    )
+
+
+def _health(service: Service) -> Health:
+    served = service.served
+    fallbacks = [
+        f"{one.device}: {one.fallback}" for one in served.launches if one.fallback is not None
+    ]
+    return Health(
+        status=served.state,
+        loaded_parts=served.loaded_parts,
+        all_parts=served.all_parts,
+        fault=str(served.fault) if served.fault else None,
+        degraded=fallbacks,
+    )
+
+
+def _stages(service: Service) -> list[StageStatus]:
+    served = service.served
+    rows: Any = zip(served.plan.stages, served.launches, served.rss_bytes, strict=True)
+    return [
+        StageStatus(
+            device=stage.device,
+            backend=launch.backend,
+            asked_backend=launch.asked_backend,
+            blocks=launch.block_span,
+            first_block=stage.first_block,
+            last_block=stage.last_block,
+            lm_head=stage.lm_head,
+            planned_bytes=stage.memory.total_bytes + stage.host_bytes,
+            actual_bytes=rss_bytes,
+        )
+        for stage, launch, rss_bytes in rows
+    ]

@@ -1,0 +1,68 @@
+"""A server from its socket to its end: listen, say so, load, answer, drain."""
+
+from __future__ import annotations
+
+import socket
+
+import click
+import uvicorn
+
+from runtime.service.app import create_app
+from runtime.service.served_model import ServedModel
+from runtime.service.settings import ServiceSettings
+from scheduler.errors import UserInputError
+
+
+def serve(served: ServedModel, settings: ServiceSettings, log_level: str) -> None:
+    """Answer until SIGINT or SIGTERM, then finish what runs within `drain_seconds`.
+
+    Raises UserInputError when the address cannot be had, and the model's own error when it does not
+    load.
+    """
+    listening = _listen(settings)
+    host, port = listening.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def on_loaded() -> None:
+        if served.state == "ready":
+            click.echo(f"{served.plan.model} is ready at {url}", err=True)
+        else:
+            server.should_exit = True
+
+    app = create_app(served, settings, on_loaded)
+    config = uvicorn.Config(
+        app,
+        log_level=log_level,
+        access_log=log_level in ("info", "debug"),
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_keep_alive=30,
+        lifespan="on",
+        ws="none",
+    )
+    server = uvicorn.Server(config)
+    click.echo(f"listening at {url}, loading {served.plan.model}", err=True)
+    try:
+        server.run(sockets=[listening])
+    finally:
+        listening.close()
+        fault = served.fault if served.loaded_parts < served.all_parts else None
+        served.close()
+    if fault is not None:
+        raise fault
+
+
+def _listen(settings: ServiceSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserInputError(
+            f"{settings.host}:{settings.port} cannot be listened at: {reason}; choose another"
+            " --host or --port."
+        ) from None
+    return listening
