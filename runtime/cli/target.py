@@ -110,6 +110,17 @@ def refuse_model_beside_bundle(bundle_dir: Path | None) -> None:
         raise UserInputError("--bundle names a model already; leave --model out.")
 
 
+def refuse_planning_beside_server() -> None:
+    """Raise UserInputError when the command line names a server and also what to load."""
+    for name in sorted(_given() & (_PLANNING | {"model", "bundle_dir", "plan_file"})):
+        flag = {"gpus": "gpu", "rams": "ram", "bundle_dir": "bundle", "plan_file": "plan"}.get(
+            name, name
+        )
+        raise UserInputError(
+            f"--server has a model and its plan; leave --{flag.replace('_', '-')} out."
+        )
+
+
 def as_stored(planning: Planning, bundle: Bundle) -> Planning:
     """The planning with what the bundle has where the user says nothing.
 

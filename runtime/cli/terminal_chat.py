@@ -10,10 +10,7 @@ from pathlib import Path
 import click
 
 from runtime.cli.interrupt import interruptible
-from runtime.cli.timing import summary_line
-from runtime.conversation import Conversation
-from runtime.engine import Generation
-from runtime.sampling import Sampling
+from runtime.cli.talk import Talk
 from scheduler.errors import UserInputError
 
 HELP = """\
@@ -23,9 +20,7 @@ HELP = """\
 
 
 def chat_loop(
-    conversation: Conversation,
-    sampling: Sampling,
-    max_new_tokens: int,
+    talk: Talk,
     show_plan: Callable[[], None],
     history_file: Path,
 ) -> None:
@@ -42,14 +37,14 @@ def chat_loop(
             if question == "/quit":
                 return
             if question == "/reset":
-                conversation.reset()
+                talk.reset()
                 click.echo("(a new conversation)")
             elif question == "/plan":
                 show_plan()
             elif question.startswith("/"):
                 click.echo(HELP)
             elif question:
-                _answer(conversation, question, sampling, max_new_tokens)
+                _answer(talk, question)
 
 
 def _read_line() -> str:
@@ -61,13 +56,10 @@ def _read_line() -> str:
     return line.strip()
 
 
-def _answer(
-    conversation: Conversation, question: str, sampling: Sampling, max_new_tokens: int
-) -> None:
-    generation = Generation()
+def _answer(talk: Talk, question: str) -> None:
     try:
         with interruptible() as interrupt:
-            pieces = conversation.ask(question, sampling, max_new_tokens, generation)
+            pieces = talk.ask(question)
             for piece in pieces:
                 click.echo(piece, nl=False)
                 if interrupt.requested:
@@ -77,11 +69,11 @@ def _answer(
         click.echo(f"({error})")
         return
     click.echo()
-    if conversation.dropped_rounds:
-        dropped = conversation.dropped_rounds
+    if talk.dropped_rounds:
+        dropped = talk.dropped_rounds
         click.echo(f"(the oldest rounds, {dropped} of them, no longer fit and were left out)")
     if sys.stdout.isatty():
-        click.secho(summary_line(generation), dim=True)
+        click.secho(talk.summary(), dim=True)
 
 
 @contextlib.contextmanager

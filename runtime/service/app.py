@@ -61,7 +61,7 @@ def create_app(
         app.include_router(router)
     paths = [route.path for one in routers for route in one.routes if isinstance(route, APIRoute)]
     protected = frozenset(path for path in paths if path not in _OPEN) | {"/openapi.json"}
-    app.mount("/", PageFiles(), name="page")
+    app.router.default = PageFiles()  # not a mount, which would hide 405 of the routes before it
     add_error_handlers(app)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     app.add_middleware(Guard, settings=settings, metrics=metrics, protected=lambda: protected)

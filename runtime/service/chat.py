@@ -58,7 +58,6 @@ class _Chat:
 @router.post(
     "/v1/chat/completions",
     response_model=ChatResponse,
-    response_model_exclude_none=True,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
         **refusals(404, 429, 503, 504),

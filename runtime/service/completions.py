@@ -57,7 +57,6 @@ class _Completion:
 @router.post(
     "/v1/completions",
     response_model=CompletionResponse,
-    response_model_exclude_none=True,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
         **refusals(404, 429, 503, 504),

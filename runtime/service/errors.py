@@ -105,7 +105,12 @@ def _refused(faults: Sequence[Any]) -> ApiError:
     if fault["type"] == "extra_forbidden":
         return ApiError(400, f"unknown parameter: {param}.", param=param, code="unknown_parameter")
     if fault["type"] == "unsupported":
-        return ApiError(400, f"{fault['msg']}.", param=param, code="unsupported_parameter")
+        return ApiError(
+            400,
+            f"{param} is not supported by this server; leave it out.",
+            param=param,
+            code="unsupported_parameter",
+        )
     if fault["type"] == "missing":
         return ApiError(400, f"{param or 'the body'} is missing.", param=param)
     message = str(fault["msg"]).removeprefix("Value error, ")[:_SHOWN]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -18,8 +19,12 @@ _Result = TypeVar("_Result")
 
 
 def event(document: BaseModel) -> bytes:
-    """One event; fields that are None are left out, as OpenAI does."""
-    return b"data: " + document.model_dump_json(exclude_none=True).encode() + b"\n\n"
+    """One event; fields that are None are left out, but for finish_reason, as OpenAI does."""
+    content = document.model_dump(exclude_none=True)
+    for choice in content.get("choices", ()):
+        choice.setdefault("finish_reason", None)
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + text.encode() + b"\n\n"
 
 
 class EventStream(Response):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from runtime.engine import Generation
 from runtime.launch import StageLaunch
@@ -17,6 +24,7 @@ class Metrics:
     """Counters that routes and answers raise; gauges are read from the model when asked for."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # nobody plots them
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "HTTP requests", "path", "status")
         self.first_token = self._histogram("time_to_first_token_seconds", "from the request")

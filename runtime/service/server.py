@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 
 import click
@@ -42,9 +43,12 @@ def serve(served: ServedModel, settings: ServiceSettings, log_level: str) -> Non
     )
     server = uvicorn.Server(config)
     click.echo(f"listening at {url}, loading {served.plan.model}", err=True)
+    # uvicorn sends itself the signal again after its end; a drained server ends in peace.
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     try:
         server.run(sockets=[listening])
     finally:
+        signal.signal(signal.SIGTERM, before)
         listening.close()
         fault = served.fault if served.loaded_parts < served.all_parts else None
         served.close()
