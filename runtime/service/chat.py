@@ -27,7 +27,7 @@ from runtime.service.responses import (
 )
 from runtime.service.running import Ended, Question, Running
 from runtime.service.shapes import chat_logprobs, timings_of, usage_of
-from runtime.service.state import Service, refusals, service_of
+from runtime.service.state import Service, answers, service_of
 
 router = APIRouter(tags=["answers"])
 
@@ -58,10 +58,7 @@ class _Chat:
 @router.post(
     "/v1/chat/completions",
     response_model=ChatResponse,
-    responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **refusals(404, 429, 503, 504),
-    },
+    responses=answers("chat.completion.chunk"),
 )
 async def chat_completions(
     request: ChatRequest, http: Request, service: Annotated[Service, Depends(service_of)]

@@ -20,7 +20,7 @@ from runtime.service.requests import CompletionRequest
 from runtime.service.responses import CompletionChoice, CompletionLogprobs, CompletionResponse
 from runtime.service.running import Ended, Question, Running
 from runtime.service.shapes import completion_logprobs, timings_of, usage_of
-from runtime.service.state import Service, refusals, service_of
+from runtime.service.state import Service, answers, service_of
 
 router = APIRouter(tags=["answers"])
 
@@ -57,10 +57,7 @@ class _Completion:
 @router.post(
     "/v1/completions",
     response_model=CompletionResponse,
-    responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **refusals(404, 429, 503, 504),
-    },
+    responses=answers("text_completion"),
 )
 async def completions(
     request: CompletionRequest, http: Request, service: Annotated[Service, Depends(service_of)]

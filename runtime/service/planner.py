@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -61,7 +61,7 @@ async def what_if(question: WhatIf, service: Annotated[Service, Depends(service_
 
 @router.get(
     "/report",
-    response_class=HTMLResponse,
+    response_class=Response,
     responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}, **refusals()},
 )
 async def report(service: Annotated[Service, Depends(service_of)]) -> HTMLResponse:

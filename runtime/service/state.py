@@ -32,3 +32,13 @@ def service_of(request: Request) -> Service:
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The error answers of a route, for the OpenAPI document."""
     return {status: {"model": ErrorResponse} for status in (400, 401, 403, 413, *statuses)}
+
+
+def answers(chunk: str) -> dict[int | str, dict[str, Any]]:
+    """What a route that can stream returns, for the OpenAPI document."""
+    data = {"type": "string", "description": f"a {chunk} as JSON; [DONE] at the end"}
+    events = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    streamed: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/event-stream": {"schema": events}}}
+    }
+    return {**streamed, **refusals(404, 429, 503, 504)}

@@ -68,8 +68,10 @@ class TokenStream:
     def _generate(self) -> Iterator[Token]:
         engine, prompt_ids, sampling, max_new_tokens = self._request
         generation = self.generation
-        for token in engine.generate(prompt_ids, sampling, max_new_tokens, generation):
-            yield token, generation.logprobs[-1] if generation.logprobs else None
+        asked = sampling.top_logprobs is not None
+        tokens = engine.generate(prompt_ids, sampling, max_new_tokens, generation)
+        for number, token in enumerate(tokens):
+            yield token, generation.logprobs[number] if asked else None
 
     def _send(self, item: _Item) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
