@@ -61,7 +61,7 @@ class OrtBackend:
         for block, cache in zip(self._blocks, self._caches[group], strict=True):
             step.run(block, cache)
             for row, start in writes:
-                cache.store(row, start, step.new_k[row, :, :, :1], step.new_v[row, :, :1])
+                cache.store(row, start, step.new_k[row], step.new_v[row])
         return step.x
 
     def prefill(

@@ -95,9 +95,8 @@ class OrtDeviceBackend:
         """Run all blocks over a group; shapes as in `Backend.decode`."""
         caches = self._caches[group]
         x, steady = self._copied(inputs)
-        tokens = inputs.hidden.shape[1]
         nobody = max(write_at) < 0
-        where = _NOWHERE if nobody else self._maker.write_one(caches[0].shape, tokens, write_at)
+        where = _NOWHERE if nobody else self._maker.write_one(caches[0].shape, write_at)
         for number, (block, cache) in enumerate(zip(self._blocks, caches, strict=True)):
             written = self._maker.nothing if nobody else cache
             given = {"x": x, **steady, **_named("past", cache), **_named("cache", written), **where}

@@ -112,22 +112,18 @@ class CacheMaker:
             }
             cache.values[side] = self._run(self._place, given, ["made"], "filling its cache")[0]
 
-    def write_one(
-        self, shape: GroupShape, tokens: int, write_at: Sequence[int]
-    ) -> dict[str, Numbers]:
-        """What `device_block` wants to know to write each row's first new token.
+    def write_one(self, shape: GroupShape, write_at: Sequence[int]) -> dict[str, Numbers]:
+        """What `device_block` wants to know to write the one new token of each row.
 
         Rows of `write_at` -1 are not written; at least one is.
         """
         writes = [(row, start) for row, start in enumerate(write_at) if start >= 0]
         result = {}
         for side, middle in self._middle.items():
-            inner = np.arange(middle)
-            rows = [(row * middle + inner, start) for row, start in writes]
-            picks = [lines * tokens for lines, _ in rows]
+            rows = [(row * middle + np.arange(middle), start) for row, start in writes]
             slots = [lines * shape.capacity + start for lines, start in rows]
-            result[f"picks_{side}"] = np.concatenate(picks).astype(np.int64)
-            result[f"slots_{side}"] = np.concatenate(slots).astype(np.int64)[:, None]
+            result[f"picks_{side}"] = np.concatenate([lines for lines, _ in rows])
+            result[f"slots_{side}"] = np.concatenate(slots)[:, None]
         return result
 
     def _view(self, shape: GroupShape, side: str) -> Numbers:

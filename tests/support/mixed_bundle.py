@@ -83,7 +83,7 @@ def two_rows(together: Stage, alone: Stage, width: int) -> float:
     for at in (63, 64, 65):
         rows = [Row(at, 4, 3), Row(at + 1, 4, 3)]
         steps = np.stack([hidden[1, at], hidden[0, at + 1]])
-        found = together.decode(7, rows, 128, steps, padded=True)
+        found = together.decode(7, rows, 128, steps)
         check(found[:1], 1, slice(at, at + 1))
         check(found[1:], 0, slice(at + 1, at + 2))
     check(finished(together.prefill(7, 0, Row(66, 4, 3), hidden[1, 66:80])), 1, slice(66, 80))
