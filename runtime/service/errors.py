@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from scheduler.errors import GlmPlanError
+from scheduler.errors import BusyError, GlmPlanError
 
 _TYPES = {
     401: "authentication_error",
@@ -68,6 +68,8 @@ def api_error_of(error: Exception) -> ApiError:
     """A refusal of the planner, the model or the engine as HTTP says it."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, BusyError):
+        return ApiError(429, str(error), code="queue_full", headers={"Retry-After": "1"})
     if isinstance(error, GlmPlanError):
         status = 400 if error.exit_code == 2 else 503
         return ApiError(status, str(error), code=None if status == 400 else "engine_failed")

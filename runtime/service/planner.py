@@ -51,6 +51,8 @@ class WhatIf(BaseModel):
     slots: int | None = Field(default=None, ge=1, le=1 << 16)
     policy: Literal["reserve", "fit"] = "reserve"
     objective: Literal["latency", "throughput"] = "latency"
+    gpu_backend: Name | None = None
+    cpu_backend: Name | None = None
 
 
 @router.post("/plan/what-if", responses=refusals())
@@ -98,6 +100,8 @@ def _plan(question: WhatIf, service: Service) -> Plan:
         slots=question.slots,
         policy=question.policy,
         objective=question.objective,
+        gpu_backend=question.gpu_backend,
+        cpu_backend=question.cpu_backend,
     )
     return planning.plan(spec)
 

@@ -121,7 +121,6 @@ class Running:
         sampling = question.sampling
         sampling = replace(sampling, seed=(sampling.seed + index) % (1 << 64))
         text = AnswerText(question.text_format.answer_stream(), question.stops)
-        ticket.hold()  # from here on the engine decides when the slot is free
         stream = TokenStream(
             self._engine,
             self._served.executor,
@@ -130,6 +129,7 @@ class Running:
             question.max_new_tokens,
             ticket.leave,
         )
+        ticket.hold()  # from here on the engine decides when the slot is free
         first_token_seconds, last = None, self._started
         tokens, reason = 0, "cancelled"
         try:
@@ -149,7 +149,9 @@ class Running:
             if text.stopped:
                 stream.cancel()
                 await stream.ended()
-            reason = "stop" if text.stopped else stream.generation.finish_reason or "stop"
+            reason = "stop" if text.stopped else str(stream.generation.finish_reason)
+            if reason == "cancelled":
+                raise ApiError(503, "the server is ending.", code="shutting_down")
             ended = Ended(
                 "length" if reason == "length" else "stop",
                 tokens,

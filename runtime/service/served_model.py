@@ -47,7 +47,7 @@ class ServedModel:
     @property
     def slots(self) -> int:
         """Answers that run at once."""
-        return 1  # the engine answers one request after another
+        return 1 if self.greedy_only else self.plan.slots
 
     @property
     def greedy_only(self) -> bool:
@@ -63,7 +63,11 @@ class ServedModel:
         """Start the workers; blocks until they are ready. A failure is kept in `fault`."""
         try:
             self._engine = Engine(
-                self.bundle, self.launches, self.plan.context_tokens, self._on_progress()
+                self.bundle,
+                self.launches,
+                self.plan.context_tokens,
+                self._on_progress(),
+                slots=self.slots,
             )
         except GlmPlanError as error:
             self.fail(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 
 from runtime.engine import Engine, Generation
@@ -16,10 +16,10 @@ _Item = Token | BaseException | None
 
 
 class TokenStream:
-    """Runs one generation in a thread of `executor`, and hands its tokens to the event loop.
+    """Submits one request, and hands its tokens to the event loop by a thread of `executor`.
 
     `on_end` is called in the loop when the engine has let go of the request, after `cancel` within
-    one token. `generation` fills while tokens come.
+    one step. `generation` fills while tokens come. Raises what `Engine.submit` raises.
     """
 
     def __init__(
@@ -34,14 +34,16 @@ class TokenStream:
         self.generation = Generation()
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[_Item] = asyncio.Queue()
-        self._cancelled = False
-        self._request = (engine, prompt_ids, sampling, max_new_tokens)
+        self._with_logprobs = sampling.top_logprobs is not None
+        self._stream = engine.submit(
+            prompt_ids, sampling, max_new_tokens, generation=self.generation
+        )
         self._running = self._loop.run_in_executor(executor, self._run)
         self._running.add_done_callback(lambda _: on_end())
 
     def cancel(self) -> None:
-        """Stop after the token that is being computed."""
-        self._cancelled = True
+        """Stop after the step that is being computed."""
+        self._stream.cancel()
 
     async def tokens(self) -> AsyncIterator[Token]:
         """Yield (token id, log probabilities); raises what the engine raises."""
@@ -55,23 +57,14 @@ class TokenStream:
         await asyncio.shield(self._running)
 
     def _run(self) -> None:
+        logprobs = self.generation.logprobs
         try:
-            for item in self._generate():
-                self._send(item)
-                if self._cancelled:
-                    break
+            for number, token in enumerate(self._stream):
+                self._send((token, logprobs[number] if self._with_logprobs else None))
         except Exception as error:
             self._send(error)
         else:
             self._send(None)
-
-    def _generate(self) -> Iterator[Token]:
-        engine, prompt_ids, sampling, max_new_tokens = self._request
-        generation = self.generation
-        asked = sampling.top_logprobs is not None
-        tokens = engine.generate(prompt_ids, sampling, max_new_tokens, generation)
-        for number, token in enumerate(tokens):
-            yield token, generation.logprobs[number] if asked else None
 
     def _send(self, item: _Item) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more

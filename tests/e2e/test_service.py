@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 
 from tests.support.server import Server, running_server
+from tests.support.tiny import questions
 
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
@@ -17,7 +19,7 @@ ANSWER = "The capital of France is Paris."
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running_server("--gpu-blocks", "3", "--vram", "4") as started:
+    with running_server("--gpu-blocks", "3", "--vram", "4", "--slots", "4") as started:
         yield started
 
 
@@ -123,6 +125,15 @@ def test_bias_and_penalties_change_the_answer(client: openai.OpenAI, server: Ser
     assert forced.choices[0].message.content == "The The The The The"
     likeliest = ask(client, temperature=2, extra_body={"min_p": 1.0})
     assert likeliest.choices[0].message.content == ANSWER
+
+
+def test_answers_beside_each_other_are_those_alone(client: openai.OpenAI) -> None:
+    listed = [one for one in questions() if not one["history"]][:12]
+    texts = [one["question"] for one in listed]
+    alone = [ask(client, text).choices[0].message.content for text in texts]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda text: ask(client, text), texts))
+    assert [one.choices[0].message.content for one in together] == alone
 
 
 def test_older_completions_continue_a_text(client: openai.OpenAI) -> None:

@@ -48,7 +48,7 @@ class Streaming(threading.Thread):
 
 
 def test_a_full_house_refuses_and_a_leaver_makes_room() -> None:
-    with running_server("--queue", "1") as server:
+    with running_server("--queue", "1", "--slots", "2") as server:
         slots = int(server.metric("slots"))
         running = [Streaming(server) for _ in range(slots)]
         server.wait_for("slots_busy", slots)
@@ -92,7 +92,9 @@ def test_a_leaver_without_a_stream_frees_its_slot_and_its_place() -> None:
 
 
 def test_time_runs_out_and_silence_is_commented() -> None:
-    with running_server("--request-seconds", "1.5", "--keep-alive-seconds", "0.2") as server:
+    with running_server(
+        "--slots", "2", "--request-seconds", "1.5", "--keep-alive-seconds", "0.2"
+    ) as server:
         slots = int(server.metric("slots"))
         running = [Streaming(server) for _ in range(slots)]
         server.wait_for("slots_busy", slots)
