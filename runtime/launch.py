@@ -149,6 +149,7 @@ def ram_needed(plan: Plan, spec: ModelSpec, launches: list[StageLaunch]) -> int:
                 stage.lm_head_precision,
                 plan.context_tokens,
                 plan.slots,
+                launch.threads,
             )
         )
     return needed_bytes + max(map(sum, zip(*peaks, strict=True)))

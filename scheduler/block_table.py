@@ -99,7 +99,8 @@ def _row(
     in_ram = {"cpu"} | {gpu.device for gpu in devices.gpus if gpu.shares_ram}
     for stage in stages:
         held = (len(stage.blocks), stage.precision, stage.lm_head_precision, context, slots)
-        needed[stage.device] = stage_memory(spec, device_kind(stage.device), *held).total_bytes
+        kind = device_kind(stage.device)
+        needed[stage.device] = stage_memory(spec, kind, *held, devices.threads).total_bytes
         if stage.device in in_ram:
             ram += needed[stage.device]
         if stage.device != "cpu":

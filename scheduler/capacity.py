@@ -20,7 +20,14 @@ from scheduler.cost import (
 )
 from scheduler.fit import try_fit
 from scheduler.machine import Machine
-from scheduler.memory import DRIVER_BYTES, DeviceKind, gpu_host_bytes, hop_bytes, stage_memory
+from scheduler.memory import (
+    ASSUMED_THREADS,
+    DRIVER_BYTES,
+    DeviceKind,
+    gpu_host_bytes,
+    hop_bytes,
+    stage_memory,
+)
 from scheduler.model import ModelSpec
 from scheduler.plan import Precision
 from scheduler.planner import parts_by_rule
@@ -126,10 +133,11 @@ def stage_bytes(
     lm_head_precision: Precision | None,
     context: int,
     slots: int,
+    threads: int = ASSUMED_THREADS,
 ) -> int:
     """Compute the sum of `memory.stage_memory`, remembered, since sweeps ask again and again."""
     return stage_memory(
-        spec, kind, blocks, precision, lm_head_precision, context, slots
+        spec, kind, blocks, precision, lm_head_precision, context, slots, threads
     ).total_bytes
 
 
@@ -141,7 +149,8 @@ def _needs(request: PlanRequest, devices: Devices, stages: Sequence[StageParts])
     ram = DRIVER_BYTES + hop_bytes(spec, len(stages), context, slots)
     for stage in stages:
         kind, count, head = device_kind(stage.device), len(stage.blocks), stage.lm_head_precision
-        needed = stage_bytes(spec, kind, count, stage.precision, head, context, slots)
+        held_parts = (count, stage.precision, head)
+        needed = stage_bytes(spec, kind, *held_parts, context, slots, devices.threads)
         if kind == "cpu" or stage.device in shared:
             ram += needed
         if kind == "cuda":
@@ -206,13 +215,15 @@ def _next_block(
         limits.append(Limit(kind, gpu.device, needed, free_bytes))
     limit = min(limits, key=lambda limit: limit.needed - limit.available)
     if limit.kind == "speed":
-        moved = ram_bytes + _ram_of_next_block(request, held, limit.where)
+        moved = ram_bytes + _ram_of_next_block(request, held, limit.where, machine.threads)
         if moved > machine.ram_bytes:
             return Limit("next_block", "ram", moved, machine.ram_bytes)
     return limit
 
 
-def _ram_of_next_block(request: PlanRequest, held: dict[str, StageParts], device: str) -> int:
+def _ram_of_next_block(
+    request: PlanRequest, held: dict[str, StageParts], device: str, threads: int
+) -> int:
     """How the RAM of all processes changes when one block moves from the CPU to a GPU."""
     spec, context, slots = request.model, request.context_tokens, request.slots
     gpu, cpu = held.get(device), held.get("cpu")
@@ -225,8 +236,8 @@ def _ram_of_next_block(request: PlanRequest, held: dict[str, StageParts], device
         before = gpu_host_bytes(spec, count, request.gpu_precision, head, context, slots)
     if cpu is not None and cpu.blocks:
         own = (request.cpu_precision, cpu.lm_head_precision)
-        before += _stage_bytes(request, "cpu", len(cpu.blocks), *own)
-        after += _stage_bytes(request, "cpu", len(cpu.blocks) - 1, *own)
+        before += _stage_bytes(request, "cpu", len(cpu.blocks), *own, threads)
+        after += _stage_bytes(request, "cpu", len(cpu.blocks) - 1, *own, threads)
     return after - before
 
 
@@ -236,6 +247,7 @@ def _stage_bytes(
     blocks: int,
     precision: Precision,
     lm_head_precision: Precision | None,
+    threads: int = ASSUMED_THREADS,
 ) -> int:
     return stage_bytes(
         request.model,
@@ -245,6 +257,7 @@ def _stage_bytes(
         lm_head_precision,
         request.context_tokens,
         request.slots,
+        threads,
     )
 
 

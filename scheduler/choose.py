@@ -13,6 +13,7 @@ from scheduler.cost import Speeds
 from scheduler.errors import PlanError
 from scheduler.fit import FitQuestion, Fitting, Room, does_not_fit, try_fit
 from scheduler.free_memory import FreeMemory
+from scheduler.memory import ASSUMED_THREADS
 from scheduler.plan import Precision
 from scheduler.request import PlanRequest
 from scheduler.units import GIB, format_size
@@ -38,11 +39,15 @@ _MOST_OFFERED_SLOTS = 16
 
 @dataclass(frozen=True)
 class Devices:
-    """What a placement may use: GPUs in order, the RAM, and the speed of each device."""
+    """What a placement may use: GPUs in order, the RAM, the speed of each device, and threads.
+
+    `threads` are those of a stage on the CPU.
+    """
 
     gpus: tuple[FreeMemory, ...]
     ram: FreeMemory
     speeds: Speeds
+    threads: int = ASSUMED_THREADS
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ def question_of(request: PlanRequest, devices: Devices) -> FitQuestion:
         request.slots,
         devices.speeds,
         request.objective,
+        devices.threads,
     )
 
 

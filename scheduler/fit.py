@@ -23,6 +23,7 @@ from scheduler.cost import (
 from scheduler.errors import PlanError
 from scheduler.fit_search import Assignment, Objective, Seat, search
 from scheduler.memory import (
+    ASSUMED_THREADS,
     DRIVER_BYTES,
     DeviceKind,
     gpu_host_bytes,
@@ -52,7 +53,7 @@ class FitQuestion:
     """What to place where: rooms are the GPUs in order, and the CPU last.
 
     The CPU's budget is the RAM of the host, for all processes. `context` in tokens for each of
-    `slots`.
+    `slots`; `threads` are those of the CPU's stage.
     """
 
     spec: ModelSpec
@@ -61,6 +62,7 @@ class FitQuestion:
     slots: int
     speeds: Speeds
     objective: Objective = "latency"
+    threads: int = ASSUMED_THREADS
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _seat(question: FitQuestion, room: Room) -> Seat:
     spec, context, slots = question.spec, question.context, question.slots
     kind = device_kind(room.device)
     speed = question.speeds.devices[room.device]
-    tables = _device_bytes(spec, kind, room.precision, context, slots)
+    tables = _device_bytes(spec, kind, room.precision, context, slots, question.threads)
     host = tables if kind == "cpu" else _host_bytes(spec, room.precision, context, slots)
     if room.shares_ram:
         host = tuple(
@@ -149,12 +151,17 @@ def _seconds(
 
 @lru_cache(maxsize=1024)
 def _device_bytes(
-    spec: ModelSpec, kind: DeviceKind, precision: Precision, context: int, slots: int
+    spec: ModelSpec,
+    kind: DeviceKind,
+    precision: Precision,
+    context: int,
+    slots: int,
+    threads: int = ASSUMED_THREADS,
 ) -> tuple[tuple[int, ...], ...]:
     """Bytes on a device by number of blocks: without and with lm_head. No parts, no bytes."""
     return tuple(
         tuple(
-            stage_memory(spec, kind, blocks, precision, head, context, slots).total_bytes
+            stage_memory(spec, kind, blocks, precision, head, context, slots, threads).total_bytes
             if blocks or head
             else 0
             for blocks in range(spec.blocks + 1)
@@ -226,7 +233,8 @@ def _shortages(question: FitQuestion) -> str:
             f" blocks ({format_size(own[min(count + 1, spec.blocks)])} for one more)"
         )
     cpu = question.rooms[-1]
-    needed = _device_bytes(spec, "cpu", cpu.precision, context, slots)[1][remaining]
+    cpu_bytes = _device_bytes(spec, "cpu", cpu.precision, context, slots, question.threads)
+    needed = cpu_bytes[1][remaining]
     needed += beside_bytes + DRIVER_BYTES + hop_bytes(spec, stages, context, slots)
     told.append(
         f"with {remaining} blocks and lm_head at {cpu.precision}, RAM needs {format_size(needed)}"
@@ -239,7 +247,7 @@ def _shared_shortage(question: FitQuestion) -> str:
     """What the whole model takes on its smaller side, against the memory that both share."""
     spec, context, slots = question.spec, question.context, question.slots
     cpu = question.rooms[-1]
-    needed = _device_bytes(spec, "cpu", cpu.precision, context, slots)[1][-1]
+    needed = _device_bytes(spec, "cpu", cpu.precision, context, slots, question.threads)[1][-1]
     for room in question.rooms[:-1]:
         on_gpu = _device_bytes(spec, "cuda", room.precision, context, slots)[1][-1]
         needed = min(needed, on_gpu + _host_bytes(spec, room.precision, context, slots)[1][-1])

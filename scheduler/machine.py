@@ -29,8 +29,16 @@ class Machine:
     def devices(self, request: PlanRequest) -> Devices:
         """Free memory and speed of every device, as the planner takes them."""
         return Devices(
-            free_of_gpus(request, self.host), free_of_ram(request, self.host), self.speeds
+            free_of_gpus(request, self.host),
+            free_of_ram(request, self.host),
+            self.speeds,
+            self.threads,
         )
+
+    @property
+    def threads(self) -> int:
+        """Threads of a stage on the CPU: one per usable core."""
+        return self.host.cpu.usable_cores
 
     @property
     def vram_bytes(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
+from scheduler.matrix_scratch import most_product_bytes
 from scheduler.model import (
     Matrix,
     ModelSpec,
@@ -24,6 +25,9 @@ from scheduler.plan import Precision, StageMemory
 from scheduler.units import MIB
 
 DeviceKind = Literal["cpu", "cuda"]
+
+ASSUMED_THREADS = 8
+"""Threads of a CPU stage where the processor is unknown; a known one has one per usable core."""
 
 KV_FIRST_STEP = 64
 """Tokens of the smallest KV cache; capacity doubles from here, so that shapes change rarely."""
@@ -41,6 +45,9 @@ DRIVER_BYTES = 72 * MIB
 
 # What a loaded block takes beside its weights: its graph and small buffers.
 MODULE_BYTES = MIB // 2
+
+# The family whose block is `runtime.export.block_graph`'s; all others are `decoder_graph`'s.
+_FUSED_FAMILY = "chatglm"
 
 _FP32_BYTES = 4
 _FP16_BYTES = 2
@@ -109,32 +116,84 @@ def kv_cache_bytes(
 
 
 def prefill_bytes(spec: ModelSpec, context: int, bytes_per_value: int) -> int:
-    """Compute the activations of one block over a prompt that fills the context.
+    """Compute what one block holds beside its outputs over a prompt that fills the context.
 
-    Attention takes eleven times the hidden states, twice the scores (joined, and after softmax)
-    over the prompt and one empty step of the cache, and the mask; the feed-forward seven times the
-    hidden states and twice its inner values. The larger one counts: MNN keeps this memory, and all
-    blocks share it. MNN 3.6.1 on x86 took 0.97 to 1.00 of this at int8 and int4 for prompts of 120
-    to 2,040 tokens at hidden size 4,096, whatever the number of threads.
+    The most of attention and feed-forward at any time, since MNN keeps that one buffer for all
+    blocks, and what comes in: hidden states, once more between two blocks, and the mask twice. MNN
+    3.6.1 on x86 took 0.87 to 1.00 of the former below 300 tokens at int8 and 0.95 to 1.00 above,
+    with 1 to 4 threads, for ChatGLM's blocks and for gated ones with grouped queries.
     """
-    seen = context + KV_FIRST_STEP
-    attention = 11 * spec.hidden_size + 2 * spec.heads * seen + seen
-    return context * max(attention, _feed_forward_values(spec)) * bytes_per_value
+    most = max(_attention_values(spec, context), _feed_forward_values(spec, context))
+    return context * (most + _input_values(spec, context)) * bytes_per_value
 
 
-def fp32_prefill_bytes(spec: ModelSpec, context: int) -> int:
+def fp32_prefill_bytes(spec: ModelSpec, context: int, threads: int) -> int:
     """Compute `prefill_bytes` on x86 with fp32 weights, whose products need scratch of their own.
 
-    MNN multiplies by Strassen's method; its scratch depends on tokens and threads in steps, and is
-    not always used again for something else. Twelve times the feed-forward's inner values bound
-    what 1 to 4 threads took; they took 0.4 to 1.0 of this from 250 tokens on.
+    That scratch depends on tokens and threads in steps: `matrix_scratch` computes it as MNN does.
     """
-    products = context * (_feed_forward_values(spec) + 12 * spec.ffn_size) * _FP32_BYTES
-    return max(prefill_bytes(spec, context, _FP32_BYTES), products)
+    inputs = context * _input_values(spec, context) * _FP32_BYTES
+    products = max(
+        most_product_bytes(context, inner, rows, kept, threads)
+        for inner, rows, kept in _products(spec)
+    )
+    return max(prefill_bytes(spec, context, _FP32_BYTES), products + inputs)
 
 
-def _feed_forward_values(spec: ModelSpec) -> int:
-    return 7 * spec.hidden_size + spec.ffn_size * (3 if spec.gated_mlp else 2)
+def _input_values(spec: ModelSpec, context: int) -> int:
+    return 2 * spec.hidden_size + 2 * (context + KV_FIRST_STEP)
+
+
+def _attention_values(spec: ModelSpec, context: int) -> int:
+    """Values per token: scores over the prompt and one empty step of the cache, twice (joined, and
+    after softmax), the hidden states and the queries.
+
+    In ChatGLM-6B's block the rotation of both halves keeps more: 11 times the hidden states, or 7.5
+    times beside the scores, the scores of the empty step and both rotary tables.
+    """
+    scores = spec.heads * (context + KV_FIRST_STEP)
+    if spec.family != _FUSED_FAMILY:
+        return 2 * scores + spec.hidden_size + spec.heads * spec.head_dim
+    rotating = 11 * spec.hidden_size
+    attending = 2 * scores + 15 * spec.hidden_size // 2 + spec.heads * KV_FIRST_STEP
+    return max(rotating, attending) + spec.head_dim
+
+
+def _feed_forward_values(spec: ModelSpec, context: int) -> int:
+    """Values per token: gate, its sigmoid and their product, or what GELU reads and writes.
+
+    They take the place of the scores, one inner width in the place of one; where scores are
+    shorter than two inner widths, the last one comes behind them.
+    """
+    if spec.family == _FUSED_FAMILY:
+        return 2 * spec.ffn_size + spec.hidden_size
+    scores = spec.heads * (context + KV_FIRST_STEP)
+    behind = min(2 * scores, 4 * spec.ffn_size) + spec.ffn_size
+    return max(3 * spec.ffn_size + 2 * spec.hidden_size, behind)
+
+
+def _products(spec: ModelSpec) -> tuple[tuple[int, int, int], ...]:
+    """Inner width and rows of each product of a block, and values per token that exist meanwhile:
+    what it reads and writes, and what was computed before and is read later.
+
+    The graphs have one matrix for query, key and value in ChatGLM-6B's block, three in all others,
+    and gate and up apart.
+    """
+    hidden, ffn = spec.hidden_size, spec.ffn_size
+    query, key = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    if spec.family == _FUSED_FAMILY:
+        attention = [
+            (hidden, query + 2 * key, 2 * hidden + query + 2 * key),
+            (query, hidden, query + 2 * hidden),
+        ]
+    else:
+        attention = [
+            (hidden, query, hidden + query),
+            (hidden, key, hidden + query + 2 * key),
+            (query, hidden, query + hidden),
+        ]
+    before = ffn if spec.gated_mlp else 0
+    return (*attention, (hidden, ffn, 2 * hidden + before + ffn), (ffn, hidden, 2 * hidden + ffn))
 
 
 def block_output_bytes(spec: ModelSpec, blocks: int, context: int, bytes_per_value: int) -> int:
@@ -144,7 +203,12 @@ def block_output_bytes(spec: ModelSpec, blocks: int, context: int, bytes_per_val
 
 
 def running_bytes(
-    spec: ModelSpec, kind: DeviceKind, blocks: int, precision: Precision, context: int
+    spec: ModelSpec,
+    kind: DeviceKind,
+    blocks: int,
+    precision: Precision,
+    context: int,
+    threads: int,
 ) -> int:
     """Compute what the blocks of a stage need beside weights and KV cache during a full prompt.
 
@@ -155,7 +219,7 @@ def running_bytes(
     per_value = value_bytes(precision, kind)
     outputs = block_output_bytes(spec, blocks, context, per_value)
     if kind == "cpu" and precision in ("fp32", "fp16"):
-        return fp32_prefill_bytes(spec, context) + outputs
+        return fp32_prefill_bytes(spec, context, threads) + outputs
     return prefill_bytes(spec, context, per_value) + outputs
 
 
@@ -225,15 +289,17 @@ def stage_peaks(
     lm_head_precision: Precision | None,
     context: int,
     slots: int,
+    threads: int = ASSUMED_THREADS,
 ) -> tuple[int, int]:
     """Compute the most that a stage holds while it loads, and while it runs a full prompt.
 
     Stages load all at once and run one after another, so these sums differ over several stages.
     """
-    memory = stage_memory(spec, kind, blocks, precision, lm_head_precision, context, slots)
+    contents = (spec, kind, blocks, precision, lm_head_precision, context, slots, threads)
+    memory = stage_memory(*contents)
     held = memory.total_bytes - memory.workspace_bytes
     loading = loading_bytes(spec, kind, blocks, precision, lm_head_precision)
-    running = running_bytes(spec, kind, blocks, precision, context)
+    running = running_bytes(spec, kind, blocks, precision, context, threads)
     if lm_head_precision is not None:
         running += logits_bytes(spec, slots)
     return held - memory.kv_cache_bytes + loading, held + running
@@ -247,10 +313,14 @@ def stage_memory(
     lm_head_precision: Precision | None,
     context: int,
     slots: int,
+    threads: int = ASSUMED_THREADS,
 ) -> StageMemory:
-    """Itemise what a stage holds on its device; `lm_head_precision` None: lm_head is elsewhere."""
+    """Itemise what a stage holds on its device; `lm_head_precision` None: lm_head is elsewhere.
+
+    `threads` of a CPU stage matter with fp32 weights.
+    """
     kv_cache = kv_cache_bytes(spec, blocks, context, slots, value_bytes(precision, kind))
-    running = running_bytes(spec, kind, blocks, precision, context)
+    running = running_bytes(spec, kind, blocks, precision, context, threads)
     if lm_head_precision is not None:
         running += logits_bytes(spec, slots)
     # Parts load before there is a cache.

@@ -11,7 +11,13 @@ from scheduler.estimates import estimated_speeds
 from scheduler.fit_document import fit_document
 from scheduler.free_memory import FreeMemory, free_of_gpus, free_of_ram
 from scheduler.hardware import Host
-from scheduler.memory import DRIVER_BYTES, gpu_host_bytes, hop_bytes, stage_memory
+from scheduler.memory import (
+    ASSUMED_THREADS,
+    DRIVER_BYTES,
+    gpu_host_bytes,
+    hop_bytes,
+    stage_memory,
+)
 from scheduler.model import embedding_bytes
 from scheduler.placement import block_ranges
 from scheduler.plan import Plan, RamBudget, Stage
@@ -76,7 +82,8 @@ def planning_devices(
         estimated = estimated_speeds(host, [gpu.device for gpu in gpus])
         known = speeds.devices if speeds else {}
         speeds = Speeds({**estimated.devices, **known}, speeds.hop if speeds else estimated.hop)
-    return Devices(gpus, free_of_ram(request, host), speeds)
+    threads = host.cpu.usable_cores if host else ASSUMED_THREADS
+    return Devices(gpus, free_of_ram(request, host), speeds, threads)
 
 
 def parts_by_rule(request: PlanRequest, decision: Decision) -> list[StageParts]:
@@ -95,10 +102,10 @@ def parts_by_rule(request: PlanRequest, decision: Decision) -> list[StageParts]:
 
 def _stages(request: PlanRequest, parts: Sequence[StageParts], devices: Devices) -> list[Stage]:
     free = {memory.device: memory for memory in (*devices.gpus, devices.ram)}
-    return [_stage(request, stage, free[stage.device]) for stage in parts]
+    return [_stage(request, stage, free[stage.device], devices.threads) for stage in parts]
 
 
-def _stage(request: PlanRequest, parts: StageParts, free: FreeMemory) -> Stage:
+def _stage(request: PlanRequest, parts: StageParts, free: FreeMemory, threads: int) -> Stage:
     contents = (
         len(parts.blocks),
         parts.precision,
@@ -115,7 +122,7 @@ def _stage(request: PlanRequest, parts: StageParts, free: FreeMemory) -> Stage:
         last_block=parts.blocks[-1] if parts.blocks else None,
         lm_head=parts.lm_head_precision is not None,
         lm_head_precision=parts.lm_head_precision,
-        memory=stage_memory(request.model, device_kind(parts.device), *contents),
+        memory=stage_memory(request.model, device_kind(parts.device), *contents, threads),
         host_bytes=gpu_host_bytes(request.model, *contents) if on_gpu else 0,
         free_bytes=free.free_bytes,
         free_provenance=free.provenance,

@@ -78,13 +78,14 @@ def answer(question: Question) -> dict[str, object]:
                         stage.lm_head_precision,
                         question.context,
                         1,
+                        launch.threads,
                     ).total_bytes,
                     # Hidden states are counted once for all; pages of libraries are shared.
                     "peak_bytes": _kept(pid, "VmHWM")
                     - _kept(pid, "RssShmem")
                     - _kept(pid, "RssFile"),
                 }
-                for stage, pid in zip(plan.stages, workers, strict=True)
+                for stage, launch, pid in zip(plan.stages, session.launches, workers, strict=True)
             ],
             "new_tokens": len(generation.token_ids),
             "prefill_seconds": generation.prefill.total_seconds if generation.prefill else None,

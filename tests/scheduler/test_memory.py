@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.matrix_scratch import most_product_bytes, product_bytes
 from scheduler.memory import (
     MODULE_BYTES,
     DeviceKind,
@@ -115,10 +116,50 @@ def test_what_blocks_return_by_hand() -> None:
 
 
 def test_prefill_by_hand() -> None:
-    """Short prompts are bound by the feed-forward, long ones by the scores."""
-    assert prefill_bytes(CHATGLM, 100, 4) == 100 * (7 * 4096 + 2 * 16384) * 4
-    assert prefill_bytes(CHATGLM, 2048, 4) == 2048 * (11 * 4096 + 65 * 2112) * 4
-    assert fp32_prefill_bytes(CHATGLM, 2048) == 2048 * (7 * 4096 + 14 * 16384) * 4
+    """Short prompts are bound by the rotation, long ones by the scores, fp32 by its products."""
+    inputs = 2 * 4096 + 2 * 164  # hidden states and mask, twice
+    assert prefill_bytes(CHATGLM, 100, 4) == 100 * (11 * 4096 + 128 + inputs) * 4
+    inputs = 2 * 4096 + 2 * 2112
+    attention = 64 * 2112 + 15 * 2048 + 32 * 64 + 128
+    assert prefill_bytes(CHATGLM, 2048, 4) == 2048 * (attention + inputs) * 4
+    down = product_bytes(2048, 16384, 4096, 2) + 2048 * 6 * 4096 * 4
+    assert fp32_prefill_bytes(CHATGLM, 2048, 2) == down + 2048 * inputs * 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "tokens", "threads", "allocated_mib"),
+    [
+        # What MNN 3.6.1 allocated for a block's prompt, less the tensors around its largest
+        # product: every malloc was traced. In the order of causes: the matrix divided by tokens,
+        # by rows, between more threads than tiles, and without Strassen's method.
+        (4096, 16384, 1016, 1, 612.83),
+        (4096, 16384, 504, 4, 361.34),
+        (4096, 16384, 1016, 12, 1098.84),
+        (4096, 16384, 1016, 7, 721.66),
+        (16384, 4096, 1144, 2, 516.53),
+        (16384, 4096, 1000, 3, 514.54),
+        (4096, 16384, 321, 5, 134.12),
+    ],
+)
+def test_scratch_of_products_is_what_mnn_allocates(
+    rows: int, inner: int, tokens: int, threads: int, allocated_mib: float
+) -> None:
+    assert product_bytes(tokens, inner, rows, threads) / MIB == pytest.approx(
+        allocated_mib, abs=0.02
+    )
+
+
+def test_one_row_of_logits_needs_no_strassen() -> None:
+    tiles = 4096 * 24 * 4
+    assert product_bytes(1, 4096, 130528, 1) == tiles
+
+
+@given(st.integers(1, 4096), st.integers(1, 64), st.integers(1, 64), st.integers(1, 32))
+def test_a_longer_context_never_needs_less(
+    context: int, inner: int, rows: int, threads: int
+) -> None:
+    sizes = (256 * inner, 256 * rows, 8192, threads)
+    assert most_product_bytes(context + 1, *sizes) >= most_product_bytes(context, *sizes)
 
 
 def test_a_stage_that_only_loads() -> None:

@@ -30,8 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 REPOSITORY = Path(__file__).parents[2]
 HIDDEN, HEADS, TOKENS, BLOCKS = 1024, 8, 1024, 7
-# The scratch of fp32 products comes in steps that the plan covers from above.
-_LEAST_USED = {"fp32": 0.6, "fp16": 0.6, "int8": 0.9, "int4": 0.9}
+_LEAST_USED = 0.95
 SPEC = ModelSpec(
     name="test",
     family="chatglm",
@@ -137,6 +136,6 @@ def test_blocks_take_what_is_planned(
     copies = loading_bytes(SPEC, "cpu", 1, precision, None)
     assert copies * 0.9 < loading - loaded < copies + MODULE_BYTES
     cache = kv_cache_bytes(SPEC, BLOCKS, TOKENS, 1, 4)
-    planned = cache + running_bytes(SPEC, "cpu", BLOCKS, precision, TOKENS)
+    planned = cache + running_bytes(SPEC, "cpu", BLOCKS, precision, TOKENS, 1)
     inputs = 2 << 20  # mask, tables and small buffers, within what a worker is planned to take
-    assert planned * _LEAST_USED[precision] < grown < planned + inputs
+    assert planned * _LEAST_USED < grown < planned + inputs
