@@ -29,12 +29,7 @@ class AnswerStream(Protocol):
 
 
 class ChatFormat(Protocol):
-    """What a conversation needs to know of its model's text.
-
-    ``holds_conversations``: whether it was trained on messages, or only continues a text.
-    """
-
-    holds_conversations: bool
+    """What a conversation needs to know of its model's text."""
 
     @property
     def tokenizer(self) -> TextCodec:
@@ -55,8 +50,6 @@ class TemplateFormat:
 
     Markup in messages stays text: only the template's own becomes special tokens.
     """
-
-    holds_conversations = True
 
     def __init__(
         self, tokenizer: JsonTokenizer, template: ChatTemplate, special_texts: Mapping[str, str]
@@ -90,9 +83,7 @@ class TemplateFormat:
 
 
 class CompletionFormat:
-    """A model without a chat template: it continues the text that it is given."""
-
-    holds_conversations = False
+    """No chat template: the model continues the text that it is given."""
 
     def __init__(self, tokenizer: JsonTokenizer, beginning: str) -> None:
         self.tokenizer = tokenizer
@@ -102,7 +93,7 @@ class CompletionFormat:
         """Token ids of the only message's text, behind the special tokens that begin a text."""
         if len(messages) != 1 or tools:
             raise UserInputError(
-                "this model has no chat template: it continues one text and knows no system prompt,"
+                "without a chat template the model continues one text: it knows no system text,"
                 " earlier messages or tools; leave them out, or use an instruct model."
             )
         begin = self.tokenizer.encode_markup(self._beginning)
@@ -133,10 +124,17 @@ class _WithoutFirstBlanks:
         return text
 
 
-def chat_format_of(bundle: Bundle) -> ChatFormat:
-    """The format of a bundle's model.
+def holds_conversations(bundle: Bundle) -> bool:
+    """Whether the model was trained on messages, or only continues a text."""
+    tokenizer = bundle.manifest.tokenizer
+    return tokenizer.kind == "sentencepiece" or tokenizer.chat_template is not None
 
-    Raises CheckpointError for a damaged tokenizer, BundleError for a template that is no text.
+
+def chat_format_of(bundle: Bundle, *, raw: bool = False) -> ChatFormat:
+    """The format of a bundle's model; with ``raw`` a chat template is left aside.
+
+    ChatGLM-6B has no template: its first question is the text itself. Raises CheckpointError for a
+    damaged tokenizer, BundleError for a template that is no text.
     """
     manifest = bundle.manifest
     if bundle.layout == "article":
@@ -145,7 +143,7 @@ def chat_format_of(bundle: Bundle) -> ChatFormat:
         return ChatGlmFormat(Tokenizer.of_bundle(bundle))
     tokenizer = JsonTokenizer.of_bundle(bundle)
     described = manifest.tokenizer
-    if described.chat_template is None:
+    if described.chat_template is None or raw:
         return CompletionFormat(tokenizer, described.bos or "" if described.add_bos else "")
     path = bundle.file(described.chat_template)
     try:

@@ -22,8 +22,6 @@ class ChatGlmFormat:
     There are no tools and no system role: a system text goes before the first question.
     """
 
-    holds_conversations = True
-
     def __init__(self, tokenizer: ChatGlmCodec) -> None:
         self.tokenizer = tokenizer
 

@@ -47,6 +47,7 @@ def command(
 ) -> None:
     """Talk with a model; /reset starts over, /plan shows the placement, /quit leaves."""
     from runtime.article.greedy import require_greedy
+    from runtime.chat_format import holds_conversations
     from runtime.cli.plan_view import show
     from runtime.cli.server_talk import ServerTalk
     from runtime.cli.session import open_session
@@ -54,6 +55,7 @@ def command(
     from runtime.cli.target import refuse_planning_beside_server, target_of
     from runtime.cli.terminal_chat import chat_loop
     from runtime.sampling import Sampling
+    from scheduler.errors import UserInputError
     from scheduler.profile_files import config_dir
 
     sampling = Sampling(temperature, top_k, top_p, seed)
@@ -63,6 +65,11 @@ def command(
         return
     plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
     require_greedy(bundle, sampling)
+    if not holds_conversations(bundle):
+        raise UserInputError(
+            f"{plan.model} has no chat template: it was not trained to converse; use glm-plan run,"
+            " which continues a text, or an instruct model."
+        )
     with open_session(plan, spec, bundle, system) as session:
         placed = ", ".join(f"{launch.device} {launch.block_span}" for launch in session.launches)
         click.echo(f"{plan.model}: blocks {placed}. /help for commands.", err=True)

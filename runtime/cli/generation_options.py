@@ -21,7 +21,9 @@ def generation_options(function: _Function) -> _Function:
         click.option("--top-p", type=float, default=1.0, show_default=True, help="1 is off."),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option(
-            "--system", metavar="TEXT", help="Put before the first question (ChatGLM has no role)."
+            "--system",
+            metavar="TEXT",
+            help="The system message; ChatGLM-6B reads it before the first question.",
         ),
     ]
     for option in reversed(options):

@@ -18,6 +18,7 @@ from scheduler.planning import Planning
 @target_options
 @planning_options(default_model="tiny-glm")
 @generation_options
+@click.option("--raw", is_flag=True, help="Continue PROMPT itself, without the chat template.")
 @click.option("--stats", is_flag=True, help="Print measured times per stage to stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print answer and measured times as JSON.")
 def command(
@@ -31,10 +32,13 @@ def command(
     top_p: float,
     seed: int,
     system: str | None,
+    raw: bool,
     stats: bool,
     as_json: bool,
 ) -> None:
     """Answer PROMPT, streamed; without PROMPT or with "-" it is read from stdin.
+
+    A model without a chat template continues PROMPT instead.
 
     \b
     glm-plan run "法国的首都是哪里？"
@@ -42,6 +46,7 @@ def command(
     glm-plan run --bundle DIR --vram 11 "Hello"
     """
     from runtime.article.greedy import require_greedy
+    from runtime.chat_format import holds_conversations
     from runtime.cli.interrupt import interruptible
     from runtime.cli.session import open_session
     from runtime.cli.target import target_of
@@ -54,7 +59,10 @@ def command(
     plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
     require_greedy(bundle, sampling)
     generation = Generation()
-    with open_session(plan, spec, bundle, system) as session, interruptible() as interrupt:
+    if not (raw or holds_conversations(bundle)):
+        click.echo(f"{plan.model} has no chat template: it continues the text.", err=True)
+    opened = open_session(plan, spec, bundle, system, raw=raw)
+    with opened as session, interruptible() as interrupt:
         pieces = []
         stream = session.conversation.ask(question, sampling, max_tokens, generation)
         for piece in stream:

@@ -38,9 +38,9 @@ class Session:
 
 @contextmanager
 def open_session(
-    plan: Plan, spec: ModelSpec, bundle: Bundle, system: str | None = None
+    plan: Plan, spec: ModelSpec, bundle: Bundle, system: str | None = None, *, raw: bool = False
 ) -> Iterator[Session]:
-    """Load the model as planned; end its workers afterwards.
+    """Load the model as planned; end its workers afterwards. ``raw``: without chat template.
 
     Notes such as "asked for CUDA, running on CPU" go to stderr. Raises PlanError when RAM is short
     and what the bundle, the backends and the engine raise.
@@ -49,7 +49,7 @@ def open_session(
     for launch in launches:
         if launch.fallback:
             click.echo(f"{launch.device}: {launch.fallback}", err=True)
-    chat_format = chat_format_of(bundle)
+    chat_format = chat_format_of(bundle, raw=raw)
     with _load_progress(launches) as on_progress:
         engine = Engine(bundle, launches, plan.context_tokens, on_progress, slots=plan.slots)
     with engine:
