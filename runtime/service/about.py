@@ -57,7 +57,7 @@ class StageStatus(BaseModel):
     last_block: int | None
     lm_head: bool
     planned_bytes: int = Field(description="estimated")
-    actual_bytes: int = Field(description="resident memory of the worker when loaded, measured")
+    actual_bytes: int = Field(description="resident memory of the worker, measured")
 
 
 class Status(BaseModel):
@@ -215,7 +215,7 @@ def _health(service: Service) -> Health:
 
 def _stages(service: Service) -> list[StageStatus]:
     served = service.served
-    rows: Any = zip(served.plan.stages, served.launches, served.rss_bytes, strict=True)
+    rows: Any = zip(served.plan.stages, served.launches, served.resident_bytes(), strict=True)
     return [
         StageStatus(
             device=stage.device,

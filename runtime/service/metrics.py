@@ -77,7 +77,7 @@ class Metrics:
         )
         for gauge, value in zip(self._gauges.values(), values, strict=True):
             gauge.set(value)
-        loaded = zip(served.plan.stages, served.launches, served.rss_bytes, strict=True)
+        loaded = zip(served.plan.stages, served.launches, served.resident_bytes(), strict=True)
         for stage, launch, rss_bytes in loaded:
             self._blocks.labels(stage.device).set(len(launch.block_files))
             self._planned.labels(stage.device).set(stage.memory.total_bytes)

@@ -13,7 +13,9 @@ from runtime.service.state import Service, refusals, service_of
 from scheduler.plan import Plan, Precision
 
 router = APIRouter(tags=["plan"])
-_one_at_a_time = asyncio.Lock()
+# Both are work for the processor that models run on: one of each at a time.
+_planning = asyncio.Lock()
+_reporting = asyncio.Lock()
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Size = Annotated[str, Field(min_length=1, max_length=40, examples=["11", "11.5", "11000MiB"])]
@@ -58,7 +60,8 @@ class WhatIf(BaseModel):
 @router.post("/plan/what-if", responses=refusals())
 async def what_if(question: WhatIf, service: Annotated[Service, Depends(service_of)]) -> Plan:
     """Plan, and change nothing: where blocks would live, how much memory, how fast."""
-    return await asyncio.to_thread(_plan, question, service)
+    async with _planning:
+        return await asyncio.to_thread(_plan, question, service)
 
 
 @router.get(
@@ -68,7 +71,7 @@ async def what_if(question: WhatIf, service: Annotated[Service, Depends(service_
 )
 async def report(service: Annotated[Service, Depends(service_of)]) -> HTMLResponse:
     """The capacity report of this model on this machine, as a page."""
-    async with _one_at_a_time:
+    async with _reporting:
         text = await asyncio.to_thread(_report, service)
     return HTMLResponse(text, headers={"Content-Security-Policy": _REPORT_POLICY})
 

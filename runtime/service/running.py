@@ -59,7 +59,7 @@ class Running:
     def __init__(
         self, served: ServedModel, metrics: Metrics, question: Question, timeout_seconds: float
     ) -> None:
-        self._engine = served.engine()
+        served.engine()
         require_greedy(served.bundle, question.sampling)
         self._served = served
         self._metrics = metrics
@@ -110,19 +110,18 @@ class Running:
         try:
             await self._in_slot(index, ticket)
         except Exception as error:
-            if isinstance(error, EngineError):
-                self._served.fail(error)
             self._events.put_nowait(error)
 
     async def _in_slot(self, index: int, ticket: Ticket) -> None:
         question = self._question
         await ticket.turn()
         queue_seconds = time.perf_counter() - self._started
+        engine = self._served.engine()
         sampling = question.sampling
         sampling = replace(sampling, seed=(sampling.seed + index) % (1 << 64))
         text = AnswerText(question.text_format.answer_stream(), question.stops)
         stream = TokenStream(
-            self._engine,
+            engine,
             self._served.executor,
             question.prompt_ids,
             sampling,
@@ -160,6 +159,10 @@ class Running:
                 first_token_seconds,
             )
             self._events.put_nowait((index, ended))
+        except EngineError as error:
+            if self._served.fail(engine, error):
+                asyncio.get_running_loop().run_in_executor(None, self._served.reload)
+            raise
         finally:
             stream.cancel()
             self._metrics.count_answer(stream.generation, tokens, reason, self._served.launches)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
+
+import psutil
 
 from runtime.bundle import Bundle
 from runtime.chat_format import ChatFormat, CompletionFormat, chat_format_of
@@ -20,6 +23,8 @@ from runtime.worker import Loaded
 from scheduler.errors import EngineError, GlmPlanError
 from scheduler.plan import Plan
 
+_log = logging.getLogger(__name__)
+_MOST_RELOADS = 3
 State = Literal["loading", "ready", "failed"]
 
 
@@ -42,7 +47,8 @@ class ServedModel:
         self.executor = ThreadPoolExecutor(self.slots, thread_name_prefix="answer")
         self.fingerprint = f"fp_{hashlib.sha256(self._identity().encode()).hexdigest()[:12]}"
         self._engine: Engine | None = None
-        self._closing = threading.Lock()
+        self._reloads = 0
+        self._changing = threading.Lock()
 
     @property
     def slots(self) -> int:
@@ -70,16 +76,37 @@ class ServedModel:
                 slots=self.slots,
             )
         except GlmPlanError as error:
-            self.fail(error)
+            self.fault = error
+            self.state = "failed"
         else:
             self.rss_bytes = list(self._engine.pipeline.rss_bytes)
             self.loaded_parts = self.all_parts
+            self.fault = None
             self.state = "ready"
 
-    def fail(self, error: GlmPlanError) -> None:
-        """Remember that the engine is gone; every later request is told why."""
+    def fail(self, engine: Engine, error: GlmPlanError) -> bool:
+        """Remember that this engine is gone; True for the first one to say so of the present one.
+
+        That one must call `reload`.
+        """
+        if engine is not self._engine or self.state != "ready":
+            return False
+        _log.error("%s", error)
         self.fault = error
         self.state = "failed"
+        return True
+
+    def reload(self) -> None:
+        """Start the workers anew after a failure, a few times in the life of a server."""
+        with self._changing:
+            if self._engine is None or self._reloads == _MOST_RELOADS:
+                return
+            self._reloads += 1
+            self._engine.close()
+            self._engine = None
+            self.loaded_parts = 0
+            self.state = "loading"
+            self.load()
 
     def engine(self) -> Engine:
         """The engine; raises ApiError 503 while there is none."""
@@ -94,15 +121,27 @@ class ServedModel:
             raise ApiError(503, f"the model is gone: {self.fault}", code="engine_failed")
         return self._engine
 
+    def resident_bytes(self) -> list[int]:
+        """Resident memory of each worker, measured now; while loading, when its last part came."""
+        engine = self._engine
+        if engine is None or self.state != "ready":
+            return list(self.rss_bytes)
+        try:
+            ids = engine.pipeline.process_ids
+            resident = [psutil.Process(one).memory_info().rss for one in ids]
+        except psutil.Error:
+            resident = []  # a worker ended just now
+        return resident if len(resident) == len(self.launches) else list(self.rss_bytes)
+
     def close(self) -> None:
-        """End the workers."""
-        with self._closing:
-            self.executor.shutdown(wait=True, cancel_futures=True)
+        """End the workers; what still runs ends as cancelled."""
+        with self._changing:
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None
+            self.executor.shutdown(wait=True, cancel_futures=True)
             if self.state == "ready":
-                self.fail(EngineError("the server is shutting down."))
+                self.state, self.fault = "failed", EngineError("the server is ending.")
 
     def _on_progress(self) -> ProgressCallback:
         numbers = {launch.device: number for number, launch in enumerate(self.launches)}
