@@ -80,7 +80,7 @@ class Metrics:
         loaded = zip(served.plan.stages, served.launches, served.resident_bytes(), strict=True)
         for stage, launch, rss_bytes in loaded:
             self._blocks.labels(stage.device).set(len(launch.block_files))
-            self._planned.labels(stage.device).set(stage.memory.total_bytes)
+            self._planned.labels(stage.device).set(stage.memory.total_bytes + stage.host_bytes)
             self._actual.labels(stage.device).set(rss_bytes)
         return generate_latest(self.registry)
 
