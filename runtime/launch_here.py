@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from runtime.backends.ort_proof import prove_ort
 from runtime.backends.proof import prove_backends
 from runtime.bundle import Bundle
 from runtime.launch import StageLaunch, check_ram, launches_of
@@ -16,7 +17,7 @@ from scheduler.probe.nvml import probe_gpus
 
 
 def launches_here(plan: Plan, spec: ModelSpec, bundle: Bundle) -> list[StageLaunch]:
-    """The workers to start; a backend that does not work here became mnn:cpu and says so.
+    """The workers to start; a backend that does not work here became a CPU backend and says so.
 
     Raises PlanError when RAM is short or a GPU is not here, BundleError when the bundle lacks what
     the plan needs.
@@ -27,6 +28,9 @@ def launches_here(plan: Plan, spec: ModelSpec, bundle: Bundle) -> list[StageLaun
     if asked - working:
         gpus, _notes = probe_gpus(os.environ, sys.platform)
         working = prove_backends(gpus).working
+        kinds = [name.partition(":")[2] for name in sorted(asked) if name.startswith("ort:")]
+        if kinds:
+            working |= prove_ort(kinds).working
         cuda_devices = {gpu.name: gpu.uuid for gpu in gpus if gpu.uuid}
     cpu, _notes = probe_cpu(Path("/"), sys.platform)
     launches = launches_of(plan, bundle, working, cuda_devices, cpu.usable_cores)

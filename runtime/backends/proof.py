@@ -1,4 +1,7 @@
-"""Which backends really work here, proved in child processes; no engine is imported in this one."""
+"""Which backends really work here, proved in child processes; no engine is imported in this one.
+
+`ort_proof` is for ONNX Runtime what this is for MNN.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ MNN_KINDS = ("cpu", "cuda", "opencl", "vulkan", "metal", "opengl")
 # current directory first.
 _CHILD = (
     "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); import runpy;"
-    " runpy.run_module('runtime.backends.mnn_proof', run_name='__main__')"
+    " runpy.run_module(sys.argv.pop(1), run_name='__main__')"
 )
 # The first kernels of a GPU driver may take many seconds to compile.
 _TIMEOUT_S = 60.0
@@ -75,7 +78,7 @@ def prove_backends(
     with ThreadPoolExecutor(max_workers=len(MNN_KINDS)) as pool:
         answers = list(
             pool.map(
-                lambda kind: _ask(kind, kind == "cuda" and not gpus, timeout_s),
+                lambda kind: _ask_mnn(kind, kind == "cuda" and not gpus, timeout_s),
                 MNN_KINDS,
             )
         )
@@ -90,12 +93,15 @@ def prove_backends(
     )
 
 
+def _ask_mnn(kind: str, presence_only: bool, timeout_s: float) -> dict[str, Any]:
+    words = (kind, "--presence-only") if presence_only else (kind,)
+    return ask_child("runtime.backends.mnn_proof", words, timeout_s)
+
+
 @functools.cache
-def _ask(kind: str, presence_only: bool, timeout_s: float) -> dict[str, Any]:
-    """Run the child for one backend and return its JSON answer, or why there is none."""
-    command = [sys.executable, "-c", _CHILD, os.pathsep.join(sys.path), kind]
-    if presence_only:
-        command.append("--presence-only")
+def ask_child(module: str, words: tuple[str, ...], timeout_s: float) -> dict[str, Any]:
+    """Run a module in a process of its own and return its JSON answer, or why there is none."""
+    command = [sys.executable, "-c", _CHILD, os.pathsep.join(sys.path), module, *words]
     try:
         done = subprocess.run(  # noqa: S603 (our own interpreter and code)
             command,

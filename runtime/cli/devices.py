@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ from scheduler.hardware import Host
 
 if TYPE_CHECKING:
     from runtime.backends.proof import BackendReport
+    from runtime.backends.self_test_report import SelfTest
 
 SCHEMA = "glm-plan/devices/1"
 
@@ -40,28 +41,48 @@ _CPU_PROVENANCE = {
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document ({SCHEMA}).")
-def command(as_json: bool) -> None:
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Run a block at every precision on every backend that works: error and speed.",
+)
+def command(as_json: bool, self_test: bool) -> None:
     """Show GPUs, CPU, memory and the backends that really work.
 
     Everything is measured anew at each call. Backends are proved in child processes, each with a
     small computation that must agree with NumPy. A missing GPU or driver is reported, not an error.
     """
+    from runtime.backends.ort_proof import prove_ort
     from runtime.backends.proof import prove_backends
     from scheduler.probe import probe_host
 
     host = probe_host()
     with _patience():
-        report = prove_backends(host.gpus)
+        reports = (prove_backends(host.gpus), prove_ort())
+        tests = _self_tests(reports) if self_test else {}
     if as_json:
-        click.echo(json.dumps(document(host, report), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(document(host, reports, tests), indent=2, ensure_ascii=False))
         return
     from runtime.cli.devices_view import show
 
-    show(host, report, hint(host, report))
+    show(host, reports, tests, hint(host, reports))
 
 
-def document(host: Host, report: BackendReport) -> dict[str, Any]:
-    """The JSON form: sizes in bytes, bandwidth in 10^9 bytes per second, null where unknown."""
+def _self_tests(reports: Sequence[BackendReport]) -> dict[str, SelfTest]:
+    """One backend after another, since each of them is timed."""
+    from runtime.backends.self_test_report import self_test
+
+    return {name: self_test(name) for report in reports for name in sorted(report.working)}
+
+
+def document(
+    host: Host, reports: Sequence[BackendReport], tests: Mapping[str, SelfTest]
+) -> dict[str, Any]:
+    """The JSON form: sizes in bytes, bandwidth in 10^9 bytes per second, null where unknown.
+
+    A backend that was tested has `self_test`: for each precision the error of a block, measured
+    milliseconds of a prompt and a step, or why there are none.
+    """
     return {
         "schema": SCHEMA,
         "gpus": [
@@ -82,30 +103,40 @@ def document(host: Host, report: BackendReport) -> dict[str, Any]:
                         "reason": backend.reason,
                         "relative_error": backend.relative_error,
                         "provenance": _known({"relative_error": "measured"}, backend),
+                        **_tested(tests.get(f"{report.engine}:{backend.kind}")),
                     }
                     for backend in report.backends
                 ],
             }
+            for report in reports
         ],
         "notes": list(host.notes),
-        "hint": hint(host, report),
+        "hint": hint(host, reports),
     }
 
 
-def hint(host: Host, report: BackendReport) -> str:
-    """The one thing to do next, as a full sentence."""
-    if "mnn:cpu" not in report.working:
-        if report.version is None:
+def _tested(test: SelfTest | None) -> dict[str, Any]:
+    if test is None:
+        return {}
+    results = {one.precision: dataclasses.asdict(one) for one in test.results}
+    return {"self_test": {"results": results, "problem": test.problem, "provenance": "measured"}}
+
+
+def hint(host: Host, reports: Sequence[BackendReport]) -> str:
+    """The one thing to do next, as a full sentence; `reports` begin with MNN's."""
+    working = frozenset().union(*(report.working for report in reports))
+    if "mnn:cpu" not in working:
+        if reports[0].version is None:
             return "Install the engine with `pip install MNN`; planning works without it."
         return "Reinstall the engine with `pip install --force-reinstall MNN`."
     if not host.gpus:
         return "To plan for a GPU that is not here, state its free memory: glm-plan --vram 11"
     if all(gpu.free_bytes is None for gpu in host.gpus):
         return "State the GPU's free memory yourself: glm-plan --vram 11"
-    if report.working == {"mnn:cpu"}:
+    if all(name.endswith(":cpu") for name in working):
         return (
-            "This MNN runs on the CPU only, as all its wheels for Linux and Windows do; to use the"
-            " GPU, build MNN with its CUDA, OpenCL or Vulkan backend and install that build."
+            "What is installed runs on the CPU only; pip install 'glm-plan[gpu]' adds a backend for"
+            " GPUs of any vendor, and glm-plan devices --self-test proves it."
         )
     return "Place a model with these numbers: glm-plan plan"
 

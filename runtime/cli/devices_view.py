@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,18 +14,23 @@ from scheduler.units import format_size
 
 if TYPE_CHECKING:
     from runtime.backends.proof import BackendReport
+    from runtime.backends.self_test_report import SelfTest
 
 # Label, value, and how the value came about ("" for what is no number).
 _Row = tuple[str, str, str]
 
 
-def show(host: Host, report: BackendReport, hint: str) -> None:
-    """Print devices, engine, notes and the hint to stdout."""
+def show(
+    host: Host, reports: Sequence[BackendReport], tests: Mapping[str, SelfTest], hint: str
+) -> None:
+    """Print devices, engines, notes and the hint to stdout."""
     console = Console(highlight=False, markup=False)
     for gpu in host.gpus:
         _section(console, gpu.name, gpu.model_name, gpu_rows(gpu))
     _section(console, "cpu", host.cpu.model_name, cpu_rows(host.cpu))
-    _section(console, report.engine, report.version or "version unknown", backend_rows(report))
+    for report in reports:
+        version = report.version or "version unknown"
+        _section(console, report.engine, version, backend_rows(report, tests))
     for note in host.notes:
         console.print(Text("note  ", style="yellow") + Text(note), soft_wrap=True)
     console.print(Text("next  ", style="green") + Text(hint), soft_wrap=True)
@@ -66,15 +72,33 @@ def cpu_rows(cpu: Cpu) -> list[_Row]:
     ]
 
 
-def backend_rows(report: BackendReport) -> list[_Row]:
-    """Every backend of an engine with the reason for its state."""
+def backend_rows(report: BackendReport, tests: Mapping[str, SelfTest]) -> list[_Row]:
+    """Every backend of an engine with the reason for its state, and its self-test."""
     rows = []
     for backend in report.backends:
         text, origin = f"{backend.status.replace('_', ' ')}: {backend.reason}", ""
         if backend.relative_error is not None:
             text += f" Relative error {backend.relative_error:.1e}."
             origin = "measured"
-        rows.append((f"{report.engine}:{backend.kind}", text, origin))
+        name = f"{report.engine}:{backend.kind}"
+        rows.append((name, text, origin))
+        if name in tests:
+            rows += _test_rows(tests[name])
+    return rows
+
+
+def _test_rows(test: SelfTest) -> list[_Row]:
+    rows: list[_Row] = [
+        (
+            f"  {one.precision}",
+            f"relative error {one.relative_error:.1e}, {one.step_ms:.2f} ms a token,"
+            f" {one.prompt_ms:.1f} ms for a prompt of 32",
+            "measured",
+        )
+        for one in test.results
+    ]
+    if test.problem:
+        rows.append(("  failed", f"{test.problem}.", ""))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.backends import proof
+from runtime.backends import ort_proof, proof
+from runtime.backends.ort_proof import prove_ort
 from runtime.backends.proof import MNN_KINDS, BackendReport, prove_backends
 from scheduler.hardware import Gpu
 
@@ -33,7 +35,7 @@ class Interpreter:
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
-    proof._ask.cache_clear()
+    proof.ask_child.cache_clear()
 
 
 @pytest.fixture
@@ -189,3 +191,32 @@ def test_the_callers_directory_is_not_searched(
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[3]), *sys.path])
     monkeypatch.chdir(tmp_path)
     assert "mnn:cpu" in prove_backends(()).working
+
+
+def test_providers_of_onnx_runtime_are_proved_by_a_block() -> None:
+    pytest.importorskip("onnxruntime")
+    report = prove_ort(("cpu", "cuda"))
+    cpu, cuda = report.backends
+    assert (cpu.status, "ort:cpu" in report.working) == ("works", True)
+    assert cpu.relative_error is not None
+    assert 0 < cpu.relative_error < 1e-5
+    assert cuda.status == "missing" or "cuda" in report.working
+
+
+def test_a_provider_that_cannot_start_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would run on the CPU instead, with a message."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "WebGpuExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("needs onnxruntime-webgpu")
+    monkeypatch.setenv("VK_DRIVER_FILES", os.devnull)
+    monkeypatch.setenv("VK_ICD_FILENAMES", os.devnull)
+    (webgpu,) = prove_ort(("webgpu",)).backends
+    assert webgpu.status == "failed"
+    assert "Failed to get a WebGPU adapter" in webgpu.reason
+    assert "\n" not in webgpu.reason
+
+
+def test_without_onnx_runtime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort_proof, "ask_child", lambda *_: {"installed": False})
+    (webgpu,) = prove_ort(("webgpu",)).backends
+    assert (webgpu.status, "glm-plan[gpu]" in webgpu.reason) == ("missing", True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runtime.backends.ort_proof import ORT_KINDS
 from runtime.backends.proof import BackendReport, BackendStatus
 from runtime.cli.devices import hint
 from scheduler.hardware import Cpu, Gpu, Host
@@ -30,8 +31,10 @@ Usage: glm-plan devices [OPTIONS]
   GPU or driver is reported, not an error.
 
 Options:
-  --json      Print one JSON document (glm-plan/devices/1).
-  -h, --help  Show this message and exit.
+  --json       Print one JSON document (glm-plan/devices/1).
+  --self-test  Run a block at every precision on every backend that works: error
+               and speed.
+  -h, --help   Show this message and exit.
 """
 
 
@@ -82,11 +85,27 @@ def test_json_of_a_machine_without_a_driver(no_driver: dict[str, str]) -> None:
     assert document["gpus"] == []
     assert any("No NVIDIA driver was found" in note for note in document["notes"])
     assert "--vram" in document["hint"]
-    (engine,) = document["engines"]
-    assert engine["name"] == "mnn"
+    engine, other = document["engines"]
+    assert (engine["name"], other["name"]) == ("mnn", "ort")
     (cpu,) = [backend for backend in engine["backends"] if backend["name"] == "mnn:cpu"]
     assert cpu["status"] == "works"
     assert 0 < cpu["relative_error"] < 1e-4
+    statuses = {backend["name"]: backend["status"] for backend in other["backends"]}
+    assert set(statuses) == {f"ort:{kind}" for kind in ORT_KINDS}
+    assert statuses["ort:cpu"] in ("works", "missing")
+
+
+def test_the_self_test_names_error_and_speed_of_every_precision(no_driver: dict[str, str]) -> None:
+    done = devices("--json", "--self-test", environment=no_driver)
+    assert done.returncode == 0, done.stderr
+    backends = [one for engine in json.loads(done.stdout)["engines"] for one in engine["backends"]]
+    tested = {one["name"]: one["self_test"] for one in backends if "self_test" in one}
+    assert set(tested) == {one["name"] for one in backends if one["status"] == "works"}
+    for test in tested.values():
+        assert test["problem"] is None
+        assert set(test["results"]) == {"fp32", "fp16", "int8", "int4"}
+        assert test["results"]["fp32"]["relative_error"] < 1e-4
+        assert all(one["step_ms"] > 0 for one in test["results"].values())
 
 
 def test_json_of_a_machine_with_two_gpus(fake_nvml: Environment) -> None:
@@ -158,11 +177,11 @@ GPU = Gpu(name="gpu0", model_name="any", total_bytes=1, free_bytes=1)
     ("gpus", "working", "said"),
     [
         ((), ["cpu"], "glm-plan --vram 11"),
-        ((GPU,), ["cpu"], "runs on the CPU only"),
+        ((GPU,), ["cpu"], "pip install 'glm-plan[gpu]'"),
         ((GPU,), ["cpu", "cuda"], "glm-plan plan"),
         ((GPU,), [], "force-reinstall"),
     ],
 )
 def test_the_hint_names_the_next_step(gpus: tuple[Gpu, ...], working: list[str], said: str) -> None:
     statuses = tuple(BackendStatus(kind, "works", "It does.") for kind in working)
-    assert said in hint(Host(CPU, gpus), BackendReport("mnn", "9.9.9", statuses))
+    assert said in hint(Host(CPU, gpus), [BackendReport("mnn", "9.9.9", statuses)])
