@@ -1,8 +1,8 @@
 """Which requests share a decode step, and what their cache looks like: rules without state.
 
-Weights are read once for all rows of a step, so rows together are cheaper than rows in turn. On x86
-int4 blocks of width 4,096 took 1.3 times as long for two rows and 2.4 times for four, but 6 times
-for eight, where MNN takes another kernel: groups end at four (tests/bench/rows.py).
+Weights are read once for all rows of a step, so rows together are cheaper than rows in turn, up to
+four; for eight MNN takes another kernel, and a step takes twice as long as for four
+(docs/runtime.md).
 """
 
 from __future__ import annotations

@@ -71,14 +71,16 @@ class Engine:
         max_new_tokens: int,
         *,
         stop_ids: frozenset[int] = frozenset(),
+        ignore_end: bool = False,
         generation: Generation | None = None,
     ) -> Stream:
         """Queue a request; its tokens stream as they are computed, whether they are read or not.
 
         ChatGLM's `prompt_ids` end with [gMASK] and <sop>. `stop_ids` end the answer beside the
-        model's own end tokens. Raises UserInputError when the prompt does not fit the context, and
-        for sampling where the model returns no logits, BusyError when the queue is full,
-        EngineError when a stage has failed before.
+        model's own end tokens; with `ignore_end` those are tokens like others. Raises
+        UserInputError when the prompt does not fit the context, and for sampling where the model
+        returns no logits, BusyError when the queue is full, EngineError when a stage has failed
+        before.
         """
         require_greedy(self._bundle, sampling)
         length = len(prompt_ids)
@@ -100,7 +102,7 @@ class Engine:
                 list(prompt_ids),
                 sampling,
                 max_new_tokens,
-                self._end_ids | stop_ids,
+                stop_ids if ignore_end else self._end_ids | stop_ids,
                 self.context_tokens,
                 self._prefix_mask,
             )

@@ -61,8 +61,11 @@ class Request:
         """Take the next token from logits [vocab_size]; how the answer ends, if it does."""
         generation, sampling = self.stream.generation, self.sampling
         so_far = generation.token_ids
+        began = time.perf_counter()
         token_id = choose(logits, sampling, len(so_far), so_far)
-        generation.total_seconds = time.perf_counter() - generation.started
+        now = time.perf_counter()
+        generation.sampler_seconds += now - began
+        generation.total_seconds = now - generation.started
         if not generation.decode:
             generation.first_token_seconds = generation.total_seconds
         if token_id in self.end_ids:
@@ -70,6 +73,7 @@ class Request:
         if sampling.top_logprobs is not None:
             generation.logprobs.append(token_logprobs(logits, token_id, sampling.top_logprobs))
         so_far.append(token_id)
+        generation.token_seconds.append(generation.total_seconds)
         self.stream.push(token_id)
         full = len(so_far) >= self.max_new_tokens or self.cached >= self.context_tokens
         return "length" if full else None

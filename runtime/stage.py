@@ -81,6 +81,7 @@ class Stage:
         self.arrange(0, rows, capacity, range(rows))
         if tokens == 1:
             return np.array(self.decode(0, step.rows, capacity, hidden[:, 0])[:, None])
+        assert rows == 1
         return finished(self.prefill(0, 0, step.rows[0], hidden[0]))[None]
 
 

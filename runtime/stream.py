@@ -32,6 +32,8 @@ class Generation:
     decode: list[StepTime] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # by token, where asked for
     total_seconds: float = 0.0
+    token_seconds: list[float] = field(default_factory=list)  # when each token was chosen
+    sampler_seconds: float = 0.0  # choosing, over all tokens
 
     @property
     def decode_tokens_per_second(self) -> float | None:

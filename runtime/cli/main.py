@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("runtime.cli.serve", "Serve a model over HTTP with OpenAI's API."),
     "devices": ("runtime.cli.devices", "Show GPUs, CPU, memory and the backends that really work."),
     "report": ("runtime.cli.report", "Tell what fits where, how fast, and what to change."),
+    "bench": ("runtime.cli.bench", "Measure how fast a model runs here."),
     "calibrate": ("runtime.cli.calibrate", "Measure how fast this machine runs real blocks."),
     "models": ("runtime.cli.models", "List the models that a plan can be made for."),
     "gpus": ("runtime.cli.gpus", "List GPUs with their published figures."),
