@@ -28,7 +28,11 @@ def service_options(function: _Function) -> _Function:
     options = [
         click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen."),
         click.option(
-            "--port", type=click.IntRange(0, 65535), default=8080, help="0 takes any free one."
+            "--port",
+            metavar="PORT",
+            type=click.IntRange(0, 65535),
+            default=8080,
+            help="0 takes any free one.",
         ),
         click.option(
             "--api-key",
@@ -48,24 +52,28 @@ def service_options(function: _Function) -> _Function:
         ),
         click.option(
             "--queue",
+            metavar="N",
             type=click.IntRange(0, 100_000),
             default=64,
             help="Answers that may wait for a slot; more are refused with 429.",
         ),
         click.option(
             "--request-seconds",
+            metavar="SECONDS",
             type=click.FloatRange(0.1),
             default=600.0,
             help="Longest time of an answer, with its waiting.",
         ),
         click.option(
             "--drain-seconds",
+            metavar="SECONDS",
             type=click.FloatRange(0),
             default=30.0,
             help="How long running answers may take when the server is told to end.",
         ),
         click.option(
             "--keep-alive-seconds",
+            metavar="SECONDS",
             type=click.FloatRange(0.05),
             default=10.0,
             help="A silent stream sends a comment this often.",
@@ -80,6 +88,7 @@ def service_options(function: _Function) -> _Function:
         ),
         click.option(
             "--max-messages",
+            metavar="N",
             type=click.IntRange(1),
             default=1024,
             help="Most messages of a conversation.",

@@ -3,116 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
 
+from runtime.service.documents import (
+    Content,
+    DetokenizeRequest,
+    Health,
+    Model,
+    ModelList,
+    PlanInForce,
+    StageStatus,
+    Status,
+    StepSeconds,
+    TokenizeRequest,
+    Tokens,
+)
 from runtime.service.questions import check_ids, check_model
-from runtime.service.requests import Text
-from runtime.service.served_model import State
 from runtime.service.state import Service, refusals, service_of
-from scheduler.plan import Plan
 
 router = APIRouter()
 _Service = Annotated[Service, Depends(service_of)]
-
-
-class Model(BaseModel):
-    """A model as OpenAI's API lists it; ``context_tokens`` and ``slots`` are this server's."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "glm-plan"
-    context_tokens: int
-    slots: int
-
-
-class ModelList(BaseModel):
-    """The models of this server: one."""
-
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class Health(BaseModel):
-    """Whether answers can be had; ``degraded`` names what does not run as planned."""
-
-    status: State
-    loaded_parts: int
-    all_parts: int
-    fault: str | None = None
-    degraded: list[str] = []
-
-
-class StageStatus(BaseModel):
-    """A stage as planned and as it runs; bytes."""
-
-    device: str
-    backend: str
-    asked_backend: str
-    blocks: str
-    first_block: int | None
-    last_block: int | None
-    lm_head: bool
-    planned_bytes: int = Field(description="estimated")
-    actual_bytes: int = Field(description="resident memory of the worker, measured")
-
-
-class Status(BaseModel):
-    """What happens now."""
-
-    model: str
-    health: Health
-    context_tokens: int
-    slots: int
-    slots_busy: int
-    queue_limit: int
-    queue_waiting: int
-    stages: list[StageStatus]
-
-
-class PlanInForce(BaseModel):
-    """The plan that this server was started with, and what became of it."""
-
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
-    schema_: Literal["glm-plan/plan-in-force/1"] = Field(
-        default="glm-plan/plan-in-force/1", alias="schema"
-    )
-    plan: Plan
-    stages: list[StageStatus]
-
-
-class TokenizeRequest(BaseModel):
-    """A text without any chat format."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    content: Text
-    model: str | None = None
-
-
-class Tokens(BaseModel):
-    """Token ids of a text."""
-
-    tokens: list[int]
-
-
-class DetokenizeRequest(BaseModel):
-    """Token ids to print."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    tokens: list[int] = Field(max_length=1 << 20)
-    model: str | None = None
-
-
-class Content(BaseModel):
-    """The text of token ids; markup prints nothing."""
-
-    content: str
 
 
 @router.get("/v1/models", responses=refusals(), tags=["model"])
@@ -168,6 +80,7 @@ async def status(service: _Service) -> Status:
         queue_limit=served.admission.queue,
         queue_waiting=served.admission.waiting,
         stages=_stages(service),
+        last_step=_last_step(service),
     )
 
 
@@ -210,6 +123,18 @@ def _health(service: Service) -> Health:
         all_parts=served.all_parts,
         fault=str(served.fault) if served.fault else None,
         degraded=fallbacks,
+    )
+
+
+def _last_step(service: Service) -> StepSeconds | None:
+    step = service.served.last_step
+    if step is None:
+        return None
+    return StepSeconds(
+        stages=list(step.stage_seconds),
+        lm_head=step.lm_head_seconds,
+        hops=step.hop_seconds,
+        total=step.total_seconds,
     )
 
 

@@ -141,6 +141,8 @@ class Running:
                     self._metrics.between_tokens.observe(now - last)
                 last = now
                 tokens += 1
+                if stream.generation.decode:
+                    self._served.last_step = stream.generation.decode[-1]
                 self._put(index, text.push(token, logprobs))
                 if text.stopped:
                     break

@@ -16,7 +16,7 @@ from runtime.chat_format import ChatFormat, CompletionFormat, chat_format_of
 from runtime.engine import Engine
 from runtime.json_tokenizer import JsonTokenizer
 from runtime.launch import StageLaunch
-from runtime.pipeline import ProgressCallback
+from runtime.pipeline import ProgressCallback, StepTime
 from runtime.service.admission import Admission
 from runtime.service.errors import ApiError
 from runtime.worker import Loaded
@@ -41,6 +41,7 @@ class ServedModel:
         self.loaded_parts = 0
         self.all_parts = sum(len(one.block_files) + bool(one.lm_head_file) for one in launches)
         self.rss_bytes = [0] * len(launches)
+        self.last_step: StepTime | None = None  # of the newest token of any answer
         self.chat_format: ChatFormat = chat_format_of(bundle)
         self.completion_format = self._completion_format()
         self.admission = Admission(self.slots, queue)

@@ -196,6 +196,11 @@ def test_plan_status_and_what_if(server: Server) -> None:
     assert gpu["asked_backend"] == "mnn:cuda"
     assert gpu["backend"] == "mnn:cpu"
     assert cpu["actual_bytes"] > 1 << 20
+    server.chat(QUESTION)
+    status = server.client.get("/status").json()
+    step = status["last_step"]
+    assert step["total"] == pytest.approx(sum(step["stages"]) + step["lm_head"] + step["hops"])
+    assert (status["slots"], len(step["stages"])) == (4, 2)
     health = server.client.get("/health")
     assert health.json()["degraded"] == ["gpu0: asked for CUDA, running on CPU"]
     asked = {"model": "chatglm-6b", "vram": ["11"]}

@@ -1,7 +1,7 @@
 """The server against its own OpenAPI document: Schemathesis looks for 5xx and broken schemas.
 
 `GLM_PLAN_SCHEMA_CASES=2000` asks for at least so many, with the systematic ones of its coverage
-phase; without it there are a few hundred random ones.
+phase; without it there are about a hundred random ones.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.support.server import running_server
 
@@ -26,6 +28,7 @@ CHECKS = (
 )
 
 
+@pytest.mark.timeout(3600)
 def test_no_case_breaks_the_document(tmp_path: Path, record_property: object) -> None:
     config = tmp_path / "schemathesis.toml"
     config.write_text("", encoding="utf-8")
