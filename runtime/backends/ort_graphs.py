@@ -31,7 +31,7 @@ def device_block(path: Path, half: bool) -> bytes:
     new keys or values to be written, ``slots`` [new, 1] where each goes. All else is as in the
     bundle's block. With ``half``, constants stored as fp16 are multiplied as fp16.
     """
-    model = _load(path)
+    model = load_graph(path)
     graph = model.graph
     dims = {
         one.name: [dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in graph.input
@@ -92,7 +92,7 @@ def device_block(path: Path, half: bool) -> bytes:
 
 def device_lm_head(path: Path, half: bool) -> bytes:
     """The lm_head in this file; `half` as for `device_block`."""
-    model = _load(path)
+    model = load_graph(path)
     if half:
         _multiply_in_half(model.graph)
     return bytes(model.SerializeToString())
@@ -199,7 +199,8 @@ def _multiply_in_half(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_graph(path: Path) -> onnx.ModelProto:
+    """The graph in this file, without its weights; EngineError when it is none."""
     try:
         return onnx.load(str(path), load_external_data=False)
     except Exception as error:

@@ -52,7 +52,7 @@ def _table(report: CheckReport, encoding: str) -> Table:
         share = report.same_top_token[encoding]
         table.caption = f"same most likely token at {share:.0%} of {report.tokens} positions"
         if "int" in encoding:
-            table.caption += "\n(MNN also rounds activations to int8 here)"
+            table.caption += "\n(activations are rounded to int8 here as well)"
     return table
 
 

@@ -1,18 +1,20 @@
-"""How far an exported bundle is from its checkpoint: every part run by MNN and by NumPy.
+"""How far an exported bundle is from its checkpoint: every part run by its engine and by NumPy.
 
 The model reads one fixed text. Each part gets the hidden states that NumPy (fp32, the checkpoint's
-own weights) has at that point, so errors don't add up; a second run through MNN alone shows how
-they do. Both happen in a child process: MNN prints from C, and may fail with all its host.
+own weights) has at that point, so errors don't add up; a second run through the engine alone shows
+how they do. Both happen in a child process: MNN prints from C, and may fail with all its host.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +34,17 @@ from scheduler.errors import EngineError
 QUESTION = "法国的首都是哪里？ What is the capital of France?"
 ANSWER = "法国的首都是巴黎。 The capital of France is Paris."
 
-Chains = dict[str, Array]  # hidden states by encoding, as MNN alone computes them
+Chains = dict[str, Array]  # hidden states by encoding, as its engine alone computes them
+_Run = Callable[..., dict[str, Array]]
 
 
 @dataclass(frozen=True)
 class PartCheck:
     """Relative errors (norm of the difference over norm) of a part in one encoding.
 
-    ``errors`` names linear layers fed with MNN's own input (ChatGLM-6B's ``up`` behind its GELU, a
-    gate behind its SiLU), keys, values and ``y``; for lm_head, logits. ``drift`` is that of the
-    output when MNN ran all parts so far.
+    ``errors`` names linear layers fed with the engine's own input (ChatGLM-6B's ``up`` behind its
+    GELU, a gate behind its SiLU), keys, values and ``y``; for lm_head, logits. ``drift`` is that of
+    the output when the engine ran all parts so far.
     """
 
     part: str
@@ -81,7 +84,7 @@ def check_bundle(
 ) -> CheckReport:
     """Compare every variant of every part with the checkpoint that it came from.
 
-    Raises what opening either raises, and EngineError when MNN fails.
+    Raises what opening either raises, and EngineError when an engine fails or is missing.
     """
     bundle = open_bundle(bundle_path)
     ids = _token_ids(bundle)
@@ -164,14 +167,12 @@ def _check_block(task: _Task) -> _Result:
 
 
 def _check_lm_head(task: _Task) -> _Result:
-    from runtime.backends.mnn_trace import TracedPart
-
     bundle, reference = _opened(task)
     expected = reference.logits(task.reference)
     variants = {encoding_name(one): one for one in _variants(bundle, task.part)}
     checks, outputs = [], {}
     for encoding, variant in variants.items():
-        run = TracedPart(bundle.file(variant.files[0]), ["x"], ["logits"], _threads())
+        run = _traced(bundle, variant, ["x"], ["logits"])
         logits = run(x=task.reference[:, None])["logits"][:, 0]
         errors = {"logits": relative(logits, expected)}
         # Blocks without an lm_head of their own encoding go on with the first one there is.
@@ -187,7 +188,7 @@ def _check_lm_head(task: _Task) -> _Result:
 
 def _variants(bundle: Bundle, name: str) -> list[Variant]:
     part = next(one for one in bundle.manifest.parts if one.name == name)
-    return [one for one in part.variants if one.engine == "mnn"]
+    return part.variants
 
 
 def _opened(task: _Task) -> tuple[Bundle, PartReference]:
@@ -205,12 +206,23 @@ def _run_block(
     bundle: Bundle, variant: Variant, reference: PartReference, rows: list[Array]
 ) -> dict[str, Array]:
     """Run hidden states as the rows of one batch; adds the values inside the block, by name."""
-    from runtime.backends.mnn_trace import TracedPart
-
     inputs = reference.inputs(rows)
     outputs = ["y", "new_k", "new_v", *reference.inside]
+    return _traced(bundle, variant, list(inputs), outputs)(**inputs)
+
+
+def _traced(bundle: Bundle, variant: Variant, inputs: list[str], outputs: list[str]) -> _Run:
+    """The part in this variant's engine, with these tensors of its graph as outputs."""
     path = bundle.file(variant.files[0])
-    return TracedPart(path, list(inputs), outputs, _threads())(**inputs)
+    if variant.engine == "ort":
+        if find_spec("onnxruntime") is None:
+            raise EngineError(f"Checking {path} needs ONNX Runtime: pip install 'glm-plan[ort]'.")
+        from runtime.backends.ort_trace import OrtTracedPart
+
+        return OrtTracedPart(path, outputs, _threads())
+    from runtime.backends.mnn_trace import TracedPart
+
+    return TracedPart(path, inputs, outputs, _threads())
 
 
 def _threads() -> int:

@@ -11,6 +11,8 @@ import pytest
 from runtime.backends.ort import OrtBackend
 from runtime.bundle import open_bundle
 from runtime.export import ort_encode
+from runtime.export.check import check_bundle
+from runtime.export.check_gate import require_close
 from runtime.export.decoder_graph import write_decoder_block
 from runtime.export.exporter import export_bundle
 from runtime.export.ort_encode import encode
@@ -19,11 +21,12 @@ from runtime.export.request import Encoding, ExportRequest
 from runtime.rotary import Rotary
 from runtime.stage import Stage, Step
 from runtime.step_inputs import Row
-from scheduler.errors import UserInputError
+from scheduler.errors import BundleError, UserInputError
 from scheduler.profiles import load_model
 from tests.reference import decoder_numpy
 from tests.runtime.export.test_decoder_graph import LLAMA, random_weights
 from tests.support.chatglm_checkpoint import Shape, write_checkpoint
+from tests.support.tiny import TINY_CHECKPOINT
 
 pytest.importorskip("onnxruntime")
 
@@ -105,6 +108,23 @@ def test_a_bundle_gains_the_files_of_another_engine(tmp_path):
         made = [(one.engine, one.precision, one.weight_block) for one in part.variants]
         assert made == [("mnn", "fp16", None), ("ort", "fp16", None), ("ort", "int4", 32)]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_check_covers_the_files_of_onnx_runtime(tmp_path):
+    out = tmp_path / "bundle"
+    precisions = ("fp32", "int8", "int4")
+    export_bundle(ExportRequest(TINY_CHECKPOINT, out, precisions, engines=("mnn", "ort")))
+    report = check_bundle(TINY_CHECKPOINT, out)
+    require_close(report, out)
+    ours = [part for part in report.parts if part.encoding.startswith("ort")]
+    assert len(ours) == 3 * 9
+    exact = [part.errors for part in ours if part.encoding == "ort fp32"]
+    assert max(error for errors in exact for error in errors.values()) < 1e-6
+    with (out / "ort-int8-block128" / "block_03.onnx.data").open("r+b") as file:
+        file.seek(5000)
+        file.write(bytes(20000))
+    with pytest.raises(BundleError, match=r"block_3 \(ort int8 block 128\) is off by"):
+        require_close(check_bundle(TINY_CHECKPOINT, out), out)
 
 
 def test_blocks_of_weights_are_those_that_onnx_runtime_has_kernels_for():
