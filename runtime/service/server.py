@@ -20,7 +20,7 @@ def serve(served: ServedModel, settings: ServiceSettings, log_level: str) -> Non
     Raises UserInputError when the address cannot be had, and the model's own error when it does not
     load.
     """
-    listening = _listen(settings)
+    listening = listen(settings)
     host, port = listening.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -56,9 +56,12 @@ def serve(served: ServedModel, settings: ServiceSettings, log_level: str) -> Non
         raise fault
 
 
-def _listen(settings: ServiceSettings) -> socket.socket:
+def listen(settings: ServiceSettings) -> socket.socket:
+    """A socket bound to the settings' address; raises UserInputError when it cannot be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns off Nagle's algorithm, which delays small writes by 40 ms, for sockets that say
+    # that they are TCP.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))
