@@ -47,6 +47,7 @@ class BatchLoop:
         self._present = 0  # requests that wait or run
         self._prefilling: tuple[Group, Request, int] | None = None  # and its message's number
         self._closing = False
+        self._forgetting = False
         self._error: EngineError | None = None
         self._doorbell, self._bell_button = Pipe(duplex=False)
         self._rung = False
@@ -76,6 +77,11 @@ class BatchLoop:
                 self._rung = True
                 self._bell_button.send_bytes(b"!")
 
+    def forget(self) -> None:
+        """Give back the cache of groups in which no request runs."""
+        self._forgetting = True
+        self.ring()
+
     def close(self) -> None:
         """End the thread; running answers end as cancelled."""
         with self._lock:
@@ -93,6 +99,10 @@ class BatchLoop:
         try:
             while not self._closing:
                 self._end_cancelled()
+                if self._forgetting:
+                    self._forgetting = False
+                    for group in self._groups:
+                        self._drop_unused(group)
                 self._admit()
                 for group in self._groups:
                     self._decode(group)
@@ -148,8 +158,15 @@ class BatchLoop:
             request = self._queue.popleft()
         generation = request.stream.generation
         generation.queued_seconds = time.perf_counter() - generation.started
-        group = self._groups[number]
-        group.requests[group.free_row()] = request
+        kept = [group.longest_kept(request.prompt_ids) for group in self._groups]
+        reused, row = max(kept)
+        if reused:
+            group = self._groups[kept.index((reused, row))]
+        else:
+            group = self._groups[number]
+            row = group.free_row()
+        request.cached = generation.reused_tokens = reused
+        group.requests[row] = request
         self._prefill(group, request)
 
     def _prefill(self, group: Group, request: Request) -> None:
@@ -232,14 +249,24 @@ class BatchLoop:
                 self._release(group, request, reason)
 
     def _release(self, group: Group, request: Request, reason: FinishReason | EngineError) -> None:
-        """Take a request out of its row, give the cache back where it was the last, end it."""
+        """Take a request out of its row and end it.
+
+        A causal one leaves its tokens in the row, until another request needs it. Else the cache is
+        given back with the last request of the group.
+        """
+        if self._chunked and not isinstance(reason, EngineError):
+            group.keep(request)
         del group.requests[group.row_of(request)]
-        if not group.requests and not group.busy:
-            group.rows = group.capacity = 0
+        if not group.kept:
+            self._drop_unused(group)
+        self._end(request, reason)
+
+    def _drop_unused(self, group: Group) -> None:
+        if group.rows and not group.requests and not group.busy:
+            group.forget()
             self._pipeline.send(
                 StepMessage(Kind.DROP, self._pipeline.next_sequence(), group.number)
             )
-        self._end(request, reason)
 
     def _end(self, request: Request, reason: FinishReason | EngineError) -> None:
         with self._lock:

@@ -126,6 +126,13 @@ class Engine:
         finally:
             stream.cancel()
 
+    def forget(self) -> None:
+        """Give back the memory in which finished causal requests left their tokens.
+
+        Until then a prompt that begins like an earlier one is computed from where it differs.
+        """
+        self._loop.forget()
+
     def close(self) -> None:
         """End the workers; running answers end as cancelled."""
         self._loop.close()

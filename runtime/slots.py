@@ -93,10 +93,26 @@ class Group:
     rows: int = 0
     capacity: int = 0
     busy: bool = False  # a decode step is under way
+    kept: dict[int, list[int]] = field(default_factory=dict)  # token ids in unused rows
 
     def free_row(self) -> int:
-        """The lowest row that nobody uses."""
-        return next(row for row in range(self.size) if row not in self.requests)
+        """The lowest row that nobody uses, rather one that keeps nothing."""
+        free = [row for row in range(self.size) if row not in self.requests]
+        return min(free, key=lambda row: (row in self.kept, row))
+
+    def keep(self, request: Request) -> None:
+        """Remember what a finished request leaves in its row, for another prompt that begins so."""
+        tokens = [*request.prompt_ids, *request.stream.generation.token_ids]
+        self.kept[self.row_of(request)] = tokens[: request.cached]
+
+    def longest_kept(self, prompt_ids: Sequence[int]) -> tuple[int, int]:
+        """How many tokens of this prompt an unused row has in its cache, at most, and which row.
+
+        The prompt's last token is computed in any case, for its logits.
+        """
+        found = {row: common(kept, prompt_ids[:-1]) for row, kept in self.kept.items()}
+        row = max(found, key=lambda one: found[one], default=0)
+        return found.get(row, 0), row
 
     def row_of(self, request: Request) -> int:
         """Where a request is now."""
@@ -110,4 +126,20 @@ class Group:
             result.moved.get(row, row): request for row, request in self.requests.items()
         }
         self.rows, self.capacity = result.rows, result.capacity
+        self.kept = {
+            row: kept
+            for row, kept in self.kept.items()
+            if row < self.rows and row not in self.requests and len(kept) <= self.capacity
+        }
         return result
+
+    def forget(self) -> None:
+        """Be as a group without a cache."""
+        self.kept = {}
+        self.rows = self.capacity = 0
+
+
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that two sequences begin with together."""
+    pairs = zip(first, second, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
