@@ -40,19 +40,34 @@ def common_notes(
             " ChatGLM-6B models only."
         )
     elif used - {"cpu"}:
-        notes.append(
-            "GPU stages need an MNN built with CUDA; its PyPI wheels have the CPU backend only."
-            " `glm-plan devices` shows what works here."
-            if "mnn:cuda" in {stage.backend for stage in stages}
-            else "GPU stages need an MNN built with the backend that the plan names; its memory and"
-            " speed are estimated as for CUDA."
-        )
+        notes.append(_note_on_backend({stage.backend for stage in stages if stage.device != "cpu"}))
     if "cpu" in used:
         notes += _notes_on_cpu_precision(request)
     notes += _note_on_spilling(stages)
     if request.vram_bytes is None and host is not None:
         notes += host.notes
     return notes
+
+
+def _note_on_backend(backends: set[str]) -> str:
+    """What a GPU stage needs installed, and the command that installs it."""
+    on_ort = sorted(name for name in backends if name.startswith("ort:"))
+    if on_ort:
+        extra = on_ort[0].partition(":")[2].replace("webgpu", "gpu")
+        return (
+            f"{on_ort[0]} needs pip install 'glm-plan[{extra}]' and a bundle exported with"
+            " --backend ort; memory and speed are estimated as for MNN with CUDA."
+        )
+    if "mnn:cuda" in backends:
+        return (
+            "GPU stages need an MNN built with CUDA; its PyPI wheels have the CPU backend only. Or"
+            " pip install 'glm-plan[gpu]' and plan with --gpu-backend ort:webgpu; `glm-plan"
+            " devices` shows what works here."
+        )
+    return (
+        "GPU stages need an MNN built with the backend that the plan names; its memory and speed"
+        " are estimated as for CUDA."
+    )
 
 
 def _notes_on_cpu_precision(request: PlanRequest) -> list[str]:

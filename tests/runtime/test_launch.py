@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from runtime.bundle import Bundle, open_bundle
 from runtime.bundle_spec import spec_of_bundle
+from runtime.export.exporter import export_bundle
+from runtime.export.request import ExportRequest
 from runtime.launch import check_ram, launches_of
 from scheduler.errors import BundleError, PlanError
 from scheduler.plan import Plan, Precision
 from scheduler.planner import make_plan
 from scheduler.request import PlanRequest
-from tests.support.tiny import TINY_BUNDLE
+from tests.support.tiny import TINY_BUNDLE, TINY_CHECKPOINT
 
 CPU_ONLY = frozenset({"mnn:cpu"})
 
@@ -58,3 +62,39 @@ def test_ram_that_is_too_small_is_refused_with_numbers_before_loading() -> None:
     check_ram(plan, spec, launches, 8 << 30)
     with pytest.raises(PlanError, match=r"needs .* MiB of RAM .*CUDA.* and 100.0 MiB are availab"):
         check_ram(plan, spec, launches, 100 << 20)
+
+
+def test_backends_are_what_the_user_says_and_fall_back_to_the_files_there_are(
+    tmp_path: Path,
+) -> None:
+    """The planner takes the names; a bundle for ONNX Runtime alone falls back to ort:cpu."""
+    out = tmp_path / "bundle"
+    export_bundle(ExportRequest(TINY_CHECKPOINT, out, ("fp16",), engines=("ort",)))
+    bundle = open_bundle(out)
+    request = PlanRequest(
+        spec_of_bundle(bundle),
+        vram_bytes=(1 << 30,),
+        gpu_blocks=5,
+        gpu_backend="ort:webgpu",
+        cpu_backend="ort:cpu",
+    )
+    plan = make_plan(request)
+    assert "--gpu-backend ort:webgpu --cpu-backend ort:cpu" in str(plan.command)
+    assert any("pip install 'glm-plan[gpu]'" in note for note in plan.notes)
+    gpu, cpu = launches_of(plan, bundle, frozenset({"ort:cpu", "ort:webgpu"}), {}, 2)
+    assert (gpu.backend, gpu.precision, gpu.fallback) == ("ort:webgpu", "fp16", None)
+    assert cpu.lm_head_file == out / "ort-fp16" / "lm_head.onnx"
+    gpu, _ = launches_of(plan, bundle, frozenset({"mnn:cpu", "ort:cpu"}), {}, 2)
+    assert (gpu.backend, gpu.fallback) == ("ort:cpu", "asked for WEBGPU, running on CPU")
+
+
+def test_webgpu_knows_one_adapter() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    plan = plan_of(bundle)
+    both = [
+        stage.model_copy(update={"device": f"gpu{number}", "backend": "ort:webgpu"})
+        for number, stage in enumerate(plan.stages)
+    ]
+    two_gpus = plan.model_copy(update={"stages": both})
+    with pytest.raises(PlanError, match="gpu0 and gpu1 on ort:webgpu, which knows one adapter"):
+        launches_of(two_gpus, bundle, frozenset({"ort:webgpu", "mnn:cpu"}), {}, 2)
