@@ -129,7 +129,10 @@ class StageLoop:
                 result: FloatArray = end.value
                 return result
             seconds += time.perf_counter() - began
-            while self._aborted != message.sequence and self._inbox.poll():
+            # Every group may pass once; more, and several groups could keep a prompt waiting.
+            for _ in range(self._lanes.decode_lanes):
+                if self._aborted == message.sequence or not self._inbox.poll():
+                    break
                 self._take(self._inbox.recv_bytes())
         steps.close()
         return None

@@ -122,8 +122,8 @@ def test_decode_steps_pass_between_the_blocks_of_a_prompt(rig: Rig) -> None:
     LANES.hidden(rig.boundary, LANES.prefill_lane, 3)[...] = [[1] * 4, [2] * 4, [7] * 4]
     LANES.hidden(rig.boundary, 0, 2)[...] = 3
     rig.send(prompt(1))
-    assert rig.stage.entered.acquire(timeout=30)
     for sequence in (2, 3):
+        assert rig.stage.entered.acquire(timeout=30)
         rig.send(decode(sequence))
         rig.stage.gate.release()
         assert rig.reply() == Reply(Status.DONE, sequence)
