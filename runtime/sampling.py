@@ -55,6 +55,9 @@ class Sampling:
                 )
 
 
+_FIRST_SORTED = 1024  # of a vocabulary; more only where the draw needs them
+
+
 def uniform(seed: int, step: int) -> float:
     """The random number in [0, 1) of token `step`: a function of both, so a replay repeats it."""
     return float(np.random.Generator(np.random.Philox(key=seed, counter=step)).random())
@@ -70,22 +73,63 @@ def choose(
     logits = adjusted(logits, sampling, generated)
     if sampling.temperature == 0.0:
         return int(np.argmax(logits))
-    keep = len(logits) if sampling.top_k == 0 else min(sampling.top_k, len(logits))
-    candidates = (
-        np.argpartition(-logits, keep - 1)[:keep] if keep < len(logits) else np.arange(keep)
-    )
-    candidates = candidates[np.lexsort((candidates, -logits[candidates]))]
+    total = len(logits) if sampling.top_k == 0 else min(sampling.top_k, len(logits))
+    count = min(total, _FIRST_SORTED) if sampling.top_k == 0 else total
+    while True:
+        token = _drawn(logits, _likeliest(logits, count), sampling, step, whole=count == total)
+        if token is not None:
+            return token
+        count = min(total, 16 * count)
+
+
+def _likeliest(logits: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.intp]:
+    """The tokens with the largest logits, largest first; the lower id first among equals."""
+    if count < len(logits):
+        least = np.partition(logits, len(logits) - count)[len(logits) - count]
+        above = np.flatnonzero(logits > least)
+        equal = np.flatnonzero(logits == least)
+        candidates = np.concatenate([above, equal[: count - len(above)]])
+    else:
+        candidates = np.arange(count)
+    return candidates[np.lexsort((candidates, -logits[candidates]))]
+
+
+def _drawn(
+    logits: npt.NDArray[np.float32],
+    candidates: npt.NDArray[np.intp],
+    sampling: Sampling,
+    step: int,
+    *,
+    whole: bool,
+) -> int | None:
+    """Draw among sorted candidates; None where the draw may lie beyond them.
+
+    With `whole` there are no others; else they are the likeliest of all tokens.
+    """
+    top = float(logits[candidates[0]])
     if sampling.top_p < 1.0:
-        mass = np.cumsum(_softmax(logits[candidates]))
-        candidates = candidates[: int(np.searchsorted(mass, sampling.top_p)) + 1]
+        weights = _weights(logits[candidates], top)
+        total = weights.sum() if whole else _weights(logits, top).sum()
+        mass = np.cumsum(weights / total)
+        kept = int(np.searchsorted(mass, sampling.top_p)) + 1
+        if kept > len(candidates) and not whole:
+            return None
+        candidates, whole = candidates[:kept], True
     if sampling.min_p > 0.0:
-        shares = _softmax(logits[candidates])
-        candidates = candidates[shares >= sampling.min_p * shares[0]]
-    mass = np.cumsum(_softmax(logits[candidates] / sampling.temperature))
-    drawn = int(np.searchsorted(mass, uniform(sampling.seed, step) * mass[-1], side="right"))
+        shares = _weights(logits[candidates], top)
+        kept = int(np.count_nonzero(shares >= sampling.min_p))
+        if kept == len(candidates) and not whole:
+            return None
+        candidates, whole = candidates[:kept], True
+    heat = sampling.temperature
+    mass = np.cumsum(_weights(logits[candidates] / heat, top / heat))
+    total = mass[-1] if whole else _weights(logits / heat, top / heat).sum()
+    drawn = int(np.searchsorted(mass, uniform(sampling.seed, step) * total, side="right"))
+    if drawn >= len(candidates) and not whole:
+        return None
     return int(candidates[min(drawn, len(candidates) - 1)])
 
 
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    weights = np.exp(logits.astype(np.float64) - float(logits.max()))
-    return np.asarray(weights / weights.sum())
+def _weights(logits: npt.NDArray[np.float32], top: float) -> npt.NDArray[np.float64]:
+    """Probabilities over that of the likeliest token."""
+    return np.asarray(np.exp(logits.astype(np.float64) - top))

@@ -66,3 +66,41 @@ def test_neighbouring_steps_are_not_shifted_copies() -> None:
 def test_values_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UserInputError, match="expected"):
         Sampling(**bad)  # type: ignore[arg-type]
+
+
+def sorted_choice(logits: np.ndarray, sampling: Sampling, step: int) -> int:
+    """The rules as they are written down, over a whole vocabulary in order."""
+    order = np.lexsort((np.arange(len(logits)), -logits))[: sampling.top_k or None]
+    wide = logits.astype(np.float64)
+    if sampling.top_p < 1:
+        order = order[: np.searchsorted(np.cumsum(probabilities(wide[order])), sampling.top_p) + 1]
+    shares = probabilities(wide[order])
+    order = order[shares >= sampling.min_p * shares[0]]
+    mass = np.cumsum(probabilities((logits[order] / sampling.temperature).astype(np.float64)))
+    return int(
+        order[min(np.searchsorted(mass, uniform(sampling.seed, step), "right"), len(order) - 1)]
+    )
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([5, 1000, 1025, 40000]),
+    flatness=st.sampled_from([0.2, 1.0, 4.0]),
+    temperature=st.sampled_from([0.3, 1.0, 30.0]),
+    top_k=st.sampled_from([0, 1, 40, 3000]),
+    top_p=st.sampled_from([1.0, 0.95, 0.4]),
+    min_p=st.sampled_from([0.0, 0.05]),
+)
+def test_sorting_few_tokens_draws_what_sorting_all_would(
+    seed: int,
+    size: int,
+    flatness: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = (random.standard_normal(size) * flatness).round(2).astype(np.float32)  # with ties
+    sampling = Sampling(temperature, top_k, top_p, seed, min_p)
+    assert choose(logits, sampling, 7) == sorted_choice(logits, sampling, 7)
