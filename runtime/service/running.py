@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +21,9 @@ from runtime.service.metrics import Metrics
 from runtime.service.responses import FinishReason
 from runtime.service.served_model import ServedModel
 from runtime.service.token_stream import TokenStream
-from scheduler.errors import EngineError
+from scheduler.errors import EngineError, GlmPlanError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ class Running:
         try:
             await self._in_slot(index, ticket)
         except Exception as error:
+            if not isinstance(error, ApiError | GlmPlanError):
+                _log.exception("an answer failed")
             self._events.put_nowait(error)
 
     async def _in_slot(self, index: int, ticket: Ticket) -> None:
