@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ _TYPES = {
     504: "timeout_error",
 }
 _SHOWN = 200
+_TYPE_LABEL = re.compile(r"constrained-|list\[|function-")  # what pydantic adds for unions
 
 
 class ErrorDetail(BaseModel):
@@ -98,9 +100,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def _refused(faults: Sequence[Any]) -> ApiError:
-    """The first fault that pydantic found, as a sentence that names the field."""
-    fault = faults[0]
-    place = [str(part) for part in fault["loc"][1:] if not str(part).startswith("function-")]
+    """The fault that pydantic found deepest, as a sentence that names the field.
+
+    Where a field may be of several types, the deepest fault is that of the nearest one.
+    """
+    fault = max(faults, key=lambda one: len(one["loc"]))
+    place = [str(part) for part in fault["loc"][1:] if not _TYPE_LABEL.match(str(part))]
     param = ".".join(place)[:_SHOWN] or None
     if fault["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON.")

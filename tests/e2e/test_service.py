@@ -155,6 +155,7 @@ def test_older_completions_continue_a_text(client: openai.OpenAI) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
         ({"extra_body": {"mirostat": 2}}, "mirostat", "unknown parameter"),
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"stop": ["a", ""]}, "stop.1", "at least 1 character"),
         ({"n": 9}, "n", "less than or equal to 8"),
         ({"logit_bias": {"999999": 1}}, "logit_bias", "has tokens 0 to"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "token ids"),
@@ -223,6 +224,17 @@ def test_headers_protect_the_browser(server: Server) -> None:
     assert foreign.status_code == 403
     too_large = server.client.post("/tokenize", json={"content": "x" * (5 << 20)})
     assert too_large.status_code == 413
+
+
+def test_pictures_and_tools_in_messages_are_refused(server: Server) -> None:
+    picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    for message, param in (
+        ({"role": "user", "content": picture}, "messages.0.content.0.type"),
+        ({"role": "user", "content": "x", "name": "me"}, "messages.0.name"),
+        ({"role": "tool", "content": "x"}, "messages.0.role"),
+    ):
+        answer = server.client.post("/v1/chat/completions", json={"messages": [message]})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 def test_bodies_that_are_no_requests(server: Server) -> None:
