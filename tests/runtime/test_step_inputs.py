@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.rotary import Rotary
-from runtime.step_inputs import MASKED, RotaryTable, Row, attention_mask, positions, two_positions
+from runtime.step_inputs import (
+    MASKED,
+    DecodeInputs,
+    RotaryTable,
+    Row,
+    attention_mask,
+    positions,
+    two_positions,
+)
 
 
 def visible(query: int, key: int, context_end: int) -> bool:
@@ -72,3 +80,28 @@ def test_rotary_table_of_a_causal_family_has_one_position() -> None:
         frequency = 500.0 ** (-2 * pair / 8)
         assert math.isclose(cos[0, 0, 2, pair], math.cos(13 * frequency), abs_tol=1e-6)
         assert math.isclose(sin[1, 0, 0, pair], math.sin(2 * frequency), abs_tol=1e-6)
+
+
+rows_of_a_step = st.lists(
+    st.one_of(st.none(), st.builds(Row, st.integers(0, 64), st.integers(2, 9), st.integers(0, 1))),
+    min_size=3,
+    max_size=3,
+)
+
+
+@given(st.lists(rows_of_a_step, min_size=1, max_size=4), st.booleans())
+def test_inputs_updated_in_place_are_those_made_anew(
+    steps: list[list[Row | None]], chatglm: bool
+) -> None:
+    rotary = Rotary("two_halves", 32) if chatglm else Rotary("halves", 8)
+    table = RotaryTable(rotary, 100)
+    inputs = DecodeInputs(table, 3, 64)
+    for step in steps:
+        # Tokens after the prompt's last one, as in decoding.
+        rows = [row and Row(max(row.cached, row.context_end), row.context_end, 1) for row in step]
+        inputs.update(rows)
+        used = [row or Row(0) for row in rows]
+        cos, sin = table.at(used, 1)
+        assert (inputs.cos == cos).all()
+        assert (inputs.sin == sin).all()
+        assert (inputs.mask == attention_mask(used, 1, 64)).all()
