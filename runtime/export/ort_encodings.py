@@ -8,8 +8,8 @@ from scheduler.model import ModelSpec, block_matrices
 from scheduler.plan import Precision
 
 # What `MatMulNBits` takes. A block of ChatGLM-6B on a CPU at int4: 4.4 ms a decode step with 128
-# weights to a scale, 5.0 with 64 and 6.3 with 32, for an error of 1.33 %, 1.21 % and 1.08 %
-# (random weights, measured with ONNX Runtime 1.32).
+# weights to a scale, 5.0 with 64 and 11.1 with 32, for an error of 1.33 %, 1.21 % and 1.08 %
+# (random weights, measured with ONNX Runtime 1.32; docs/backends.md).
 _BLOCKS = (128, 64, 32, 16)
 
 

@@ -55,19 +55,18 @@ def main(folder: Path, precision: str, rows: int, rounds: int) -> None:
         ours, theirs = context.Pipe()
         context.Process(target=serve, args=(name, path, rows, theirs), daemon=True).start()
         pipes[name] = ours
-    times: dict[tuple[str, str], list[float]] = {}
-    for _ in range(rounds):
-        for case in CASES:
+    print(f"{precision}, {rows} rows, {os.cpu_count()} cores, {rounds} rounds, ms a block")
+    print("| case | mnn:cpu (least, median, most) | ort:cpu | ratio of medians |")
+    print("| --- " * 4 + "|", flush=True)
+    for case in CASES:
+        times: dict[str, list[float]] = {name: [] for name in NAMES}
+        for _ in range(rounds):
             for name in NAMES:
                 pipes[name].send(case)
-                times.setdefault((case, name), []).append(pipes[name].recv())
-    print(f"{precision}, {rows} rows, {os.cpu_count()} threads, {rounds} rounds, ms a block")
-    print("| case | mnn:cpu (least, median, most) | ort:cpu | ratio of medians |")
-    print("| --- " * 4 + "|")
-    for case in CASES:
-        mnn, ort = (sorted(times[case, name]) for name in NAMES)
-        ratio = statistics.median(times[case, "mnn:cpu"]) / statistics.median(ort)
-        print(f"| {case} | {spread(mnn)} | {spread(ort)} | {ratio:.2f} |")
+                times[name].append(pipes[name].recv())
+        mnn, ort = (sorted(times[name]) for name in NAMES)
+        ratio = statistics.median(mnn) / statistics.median(ort)
+        print(f"| {case} | {spread(mnn)} | {spread(ort)} | {ratio:.2f} |", flush=True)
 
 
 def spread(found: list[float]) -> str:
