@@ -35,23 +35,25 @@ class Gate:
     """Holds the engine's thread behind each token of one stream until steps are let through."""
 
     def __init__(self, stream: Stream) -> None:
-        self.passed: list[float] = []
+        self._passed: list[float] = []
         self._stream = stream
         self._push = stream.push
         self._steps = threading.Semaphore(0)
         stream.push = self._gated  # type: ignore[method-assign]
 
-    def step(self, steps: int) -> list[float]:
-        """Let steps through and return their seconds; with 0, wait for the prompt's token."""
-        before = max(1, len(self.passed))
-        started = time.perf_counter()
-        if steps:
-            self._steps.release(steps)
-        while len(self.passed) < before + steps:
-            time.sleep(0.001)
-            if self._stream.finish_reason is not None:
+    def wait(self, tokens: int = 1) -> None:
+        """Wait until so many more tokens have come."""
+        for _ in range(tokens):
+            if next(self._stream, None) is None:
                 raise SystemExit("an answer ended early; its context is too small")
-        times = [started, *self.passed[before:]]
+
+    def step(self, steps: int) -> list[float]:
+        """Let steps through; the seconds of each."""
+        started = time.perf_counter()
+        for _ in range(steps):
+            self._steps.release()
+        self.wait(steps)
+        times = [started, *self._passed[-steps:]] if steps else []
         return [after - earlier for earlier, after in itertools.pairwise(times)]
 
     def open(self) -> None:
@@ -59,7 +61,7 @@ class Gate:
         self._steps.release(LONGEST_ANSWER)
 
     def _gated(self, token_id: int) -> None:
-        self.passed.append(time.perf_counter())
+        self._passed.append(time.perf_counter())
         self._push(token_id)
         self._steps.acquire()
 
@@ -115,7 +117,7 @@ class Ours:
             )
         # Rows are in order of arrival, so behind the last stream's token a step is complete.
         self._gate = Gate(self._streams[-1])
-        self._gate.step(0)
+        self._gate.wait()
         return self._gate
 
     def drop(self) -> None:

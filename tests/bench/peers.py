@@ -1,11 +1,11 @@
 """glm-plan beside chatglm.cpp and llama.cpp: the same shapes, the same machine, taking turns.
 
 `python -m tests.bench.peers FOLDER --llama-python PYTHON --chatglm-python PYTHON` makes models of
-ChatGLM-6B's 28 blocks with random int4 weights in FOLDER, each by its owner's own tools (4 GB each;
-files that are there are used), loads all contenders into processes of their own (4 GB each) and
-lets them do the same work in turn. A PYTHON that is not given leaves its contender out; what it
-needs installed is written in `peer_llama` and `peer_chatglm`. Prints Markdown: medians over rounds
-with the least and the most, and ratios formed within each round.
+ChatGLM-6B's 28 blocks with random int4 weights in FOLDER, each by its owner's own tools (9 GB
+together; files that are there are used), loads all contenders into processes of their own (4 GB
+each) and lets them do the same work in turn. A PYTHON that is not given leaves its contender
+out; what it needs installed is written in `peer_llama` and `peer_chatglm`. Prints Markdown: medians
+over rounds with the least and the most, and ratios formed within each round.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import click
 
-from runtime.export.exporter import export_bundle
-from runtime.export.request import ExportRequest
+from scheduler.backend_names import Engine
 from scheduler.plan import Precision
+from tests.bench.peer_bundle import repeated_bundle
 from tests.bench.peer_pipe import Contender
-from tests.bench.peer_shape import BLOCKS, HEADS, HIDDEN, VOCAB
-from tests.bench.wide_bundle import write_wide_checkpoint
-from tests.support.chatglm_checkpoint import Shape
 
 HERE = Path(__file__).parent
 
@@ -95,7 +93,9 @@ def main(
     """Print speeds of all contenders and their ratios to glm-plan's first engine."""
     todo = works(work, steps)
     folder.mkdir(parents=True, exist_ok=True)
-    bundle = bundle or made_bundle(folder, precision)
+    if bundle is None:
+        engines = tuple({cast("Engine", one.partition(":")[0]): None for one in backends})
+        bundle = repeated_bundle(folder / f"bundle-{precision}", precision, engines)
     longest = max(
         one.fields.get("context", 0) + one.fields["tokens"] * (rounds + 2) for one in todo
     )
@@ -178,18 +178,6 @@ def made_by_peer(python: str, script: str, file: Path, *words: str) -> Path:
         subprocess.run([python, str(HERE / script), "write", str(partial), *words], check=True)
         partial.rename(file)
     return file
-
-
-def made_bundle(folder: Path, precision: Precision) -> Path:
-    """Our model, exported from a random checkpoint (13 GB) unless it is there."""
-    bundle = folder / "bundle"
-    if not bundle.exists():
-        checkpoint = folder / "checkpoint"
-        write_wide_checkpoint(
-            checkpoint, Shape(HIDDEN, HEADS, blocks=BLOCKS, vocab=VOCAB, max_context=2048)
-        )
-        export_bundle(ExportRequest(checkpoint, bundle, (precision,), name="chatglm-6b"))
-    return bundle
 
 
 def spread(values: list[float], unit: str = "") -> str:
