@@ -1,6 +1,6 @@
 """glm-plan's model for the comparison with its peers: one random block, stored once, 28 times.
 
-All blocks of the manifest name the same files, so the bundle takes 1.6 GB on disk instead of 4. Each
+All blocks of the manifest name the same files, so the bundle takes 1.6 GB of disk, not 4. Each
 is loaded by itself and has weights of its own in memory, as with every bundle.
 """
 

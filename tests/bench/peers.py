@@ -25,6 +25,7 @@ from tests.bench.peer_bundle import repeated_bundle
 from tests.bench.peer_pipe import Contender
 
 HERE = Path(__file__).parent
+WARM_UP_TOKENS = 4  # steps, or the tokens of a prompt
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,12 @@ def main(
         row(one.title, [spread(values) for values in rates])
         found.append((one, rates))
     print()
-    heading("ratio", [f"to {name}" for name in commands])
+    mine = len(backends) * len(slots)
+    heading("ratio", [f"to {name}" for name in list(commands)[mine:]])
     for one, rates in found:
-        first = next(number for number, values in enumerate(rates) if values)
-        ours, name = rates[first], contenders[first].name
-        row(f"{one.title}: {name}", [spread(over(ours, theirs), "x") for theirs in rates])
+        for contender, ours in zip(contenders[:mine], rates, strict=False):
+            cells = [spread(over(ours, theirs), "x") for theirs in rates[mine:]]
+            row(f"{one.title}: {contender.name}", cells)
     for contender in contenders:
         contender.close()
 
@@ -154,12 +156,14 @@ def row(title: str, cells: list[str]) -> None:
 
 
 def in_turn(work: Work, contenders: list[Contender], rounds: int) -> list[list[float]]:
-    """Rates of each contender in each round, after a round for warming up; empty: not offered."""
+    """Rates of each contender in each round, after warming up; empty: not offered."""
+    for contender in contenders:
+        contender.ask(work.do, **(work.fields | {"tokens": WARM_UP_TOKENS}))
     rates: list[list[float]] = [[] for _ in contenders]
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for contender, found in zip(contenders, rates, strict=True):
             rate = work.rate(contender)
-            if rate is not None and number:
+            if rate is not None:
                 found.append(rate)
     return rates
 
