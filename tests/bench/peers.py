@@ -165,6 +165,7 @@ def in_turn(work: Work, contenders: list[Contender], rounds: int) -> list[list[f
             rate = work.rate(contender)
             if rate is not None:
                 found.append(rate)
+                click.echo(f"{work.title}, {contender.name}: {rate:.3f}", err=True)
     return rates
 
 
