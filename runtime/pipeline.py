@@ -224,14 +224,14 @@ class Pipeline:
         The caller of an aborted prefill hears of it once, as ABORTED or as DONE. Releases the
         interpreter while it waits.
         """
-        controls = {control: number for number, (_, control) in enumerate(self._workers)}
+        controls = [control for _, control in self._workers]
         sentinels = [process.sentinel for process, _ in self._workers]
         ready = wait([*controls, *sentinels, *doorbell])
         finished = []
-        for one in ready:
-            if isinstance(one, Connection) and one in controls:
-                finished += self._received(controls[one])
-            elif one in sentinels:
+        for number, (control, sentinel) in enumerate(zip(controls, sentinels, strict=True)):
+            if control in ready:
+                finished += self._received(number)
+            elif sentinel in ready:
                 raise self._death()
         return finished
 
