@@ -1,5 +1,5 @@
 // Asks the server for one answer and fills a message with it.
-import { ServerError, chatChunks } from "./api.js";
+import { chatChunks } from "./api.js";
 import { get } from "./preferences.js";
 
 /** The sampling settings as fields of a request; what is empty is left to the server. */
@@ -12,7 +12,7 @@ function samplingFields() {
 
 /**
  * Fill `message` from a stream; `onText` is called as it grows.
- * Never throws: what goes wrong is the message's `fault`. Returns the ServerError, if there was one.
+ * Never throws: what goes wrong is the message's `fault`.
  */
 export async function answerInto(message, messages, signal, onText) {
   const started = performance.now();
@@ -35,12 +35,7 @@ export async function answerInto(message, messages, signal, onText) {
       if (chunk.usage && message.figures) message.figures.tokens = chunk.usage.completion_tokens;
     }
   } catch (error) {
-    if (signal.aborted) {
-      message.end = "stopped";
-      return null;
-    }
-    message.fault = error.message;
-    return error instanceof ServerError ? error : new ServerError(error.message, 0);
+    if (signal.aborted) message.end = "stopped";
+    else message.fault = error.message;
   }
-  return null;
 }

@@ -11,13 +11,13 @@ const EXAMPLES = {
   zh: ["法国的首都是哪里？", "12加30等于多少？", "从3数到9。"],
 };
 
-/** `onChange(conversation)` keeps it; `onError(error)` tells what the server refused; `onBusy(busy)`. */
+/** `onChange(conversation)` keeps it; `onBusy(busy)` hears of answers. */
 export class Chat {
-  constructor({ onChange, onError, onBusy }) {
+  constructor({ onChange, onBusy }) {
     this.conversation = newConversation();
     this.stopping = null;
     this.drafts = new Map();
-    Object.assign(this, { onChange, onError, onBusy });
+    Object.assign(this, { onChange, onBusy });
     this.list = byId("messages");
     this.question = byId("question");
     byId("ask").addEventListener("submit", (event) => {
@@ -75,13 +75,12 @@ export class Chat {
     this.onChange(conversation);
     this.draw();
     this.#setBusy(true);
-    const error = await answerInto(answer, messages, this.stopping.signal, () => this.#grow(answer));
+    await answerInto(answer, messages, this.stopping.signal, () => this.#grow(answer));
     this.stopping = null;
     this.#setBusy(false);
     conversation.changed = Date.now();
     this.onChange(conversation);
     this.draw();
-    if (error) this.onError(error);
     say(answer.fault ?? t(answer.end === "stopped" ? "stopped" : "answered"));
   }
 

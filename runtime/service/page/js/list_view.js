@@ -18,7 +18,6 @@ export class ListView {
   async load() {
     this.conversations = await this.store.all();
     this.draw();
-    return this.conversations;
   }
 
   async keep(conversation) {
@@ -45,7 +44,7 @@ export class ListView {
     open.addEventListener("click", () => this.onOpen(conversation));
     const rename = make("button", { type: "button", className: "icon", textContent: "✎", "aria-label": t("rename", title) });
     rename.addEventListener("click", () => this.#rename(conversation, title));
-    const remove = make("button", { type: "button", className: "icon", textContent: "🗑", "aria-label": t("remove", title) });
+    const remove = make("button", { type: "button", className: "icon", textContent: "✕", "aria-label": t("remove", title) });
     remove.addEventListener("click", () => this.#remove(conversation, title));
     return make("li", {}, open, rename, remove);
   }

@@ -9,7 +9,7 @@ const LONG = 4000; // characters of a question from which it is folded
 /** `actions` has `edit(text)` for questions and `regenerate()` for answers; both may be absent. */
 export function messageView(message, actions, busy) {
   const user = message.role === "user";
-  const article = make("article", { className: `message ${message.role}` }, make("h3", { textContent: t(user ? "you" : "assistant") }));
+  const article = make("article", { className: `message ${message.role}` }, make("h2", { textContent: t(user ? "you" : "assistant") }));
   const text = make("div", { className: user ? "text" : "text rendered" });
   article.append(text);
   if (user) text.textContent = message.content;
