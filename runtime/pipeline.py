@@ -134,6 +134,7 @@ class Pipeline:
             cuda_device=launch.cuda_device,
             threads=launch.threads,
             half_arithmetic=launch.precision == "fp16",
+            fine_scales=launch.fine_scales,
             kv_heads=geometry.kv_heads,
             head_dim=geometry.head_dim,
             rotary=geometry.turning,

@@ -28,6 +28,7 @@ class WorkerConfig:
     cuda_device: str | None  # the one GPU that this process may see
     threads: int
     half_arithmetic: bool  # on a GPU, where weights are fp16
+    fine_scales: bool  # of activations that MNN quantises
     kv_heads: int
     head_dim: int
     rotary: Rotary
@@ -107,6 +108,7 @@ def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
             config.kv_heads,
             config.head_dim,
             config.half_arithmetic,
+            config.fine_scales,
         )
     )
     process = psutil.Process()

@@ -36,8 +36,8 @@ def common_notes(
     notes += _notes_on_cap(gpus)
     if request.model.family not in RUNNABLE_FAMILIES:
         notes.append(
-            f"{request.model.name} can be planned but not run: this version exports and runs"
-            " ChatGLM-6B models only."
+            f"{request.model.name} can be planned but not run: its family {request.model.family} is"
+            f" none of {', '.join(sorted(RUNNABLE_FAMILIES))}."
         )
     elif used - {"cpu"}:
         notes.append(_note_on_backend({stage.backend for stage in stages if stage.device != "cpu"}))

@@ -14,7 +14,9 @@ from scheduler.units import GIB, MIB, format_size
 
 DEFAULT_CONTEXT = 2048
 LARGEST_SLOTS = 1024
-RUNNABLE_FAMILIES = frozenset({"chatglm"})
+RUNNABLE_FAMILIES = frozenset(
+    ("chatglm", "chatglm2", "glm", "glm4", "llama", "mistral", "qwen2", "qwen3")
+)
 """Model families that can be exported and run; any dense decoder can be planned."""
 
 

@@ -6,18 +6,24 @@ from runtime.backends.protocol import Backend
 
 
 def open_backend(
-    name: str, threads: int, kv_heads: int, head_dim: int, half_arithmetic: bool
+    name: str,
+    threads: int,
+    kv_heads: int,
+    head_dim: int,
+    half_arithmetic: bool,
+    fine_scales: bool = False,
 ) -> Backend:
     """The backend of this name (``mnn:cpu``, ``ort:webgpu``, ...), in the worker that owns it.
 
-    `half_arithmetic` lets a GPU stage of ONNX Runtime multiply fp16 weights as fp16. Raises
-    EngineError when the engine or the device cannot be started.
+    `half_arithmetic` lets a GPU stage of ONNX Runtime multiply fp16 weights as fp16;
+    `fine_scales` is MNN's, see `runtime_manager`. Raises EngineError when the engine or the device
+    cannot be started.
     """
     engine, _, kind = name.partition(":")
     if engine == "mnn":
         from runtime.backends.mnn import MnnBackend
 
-        return MnnBackend(kind, threads, kv_heads, head_dim)
+        return MnnBackend(kind, threads, kv_heads, head_dim, fine_scales)
     if kind in ("cpu", "openvino"):
         from runtime.backends.ort import OrtBackend
 

@@ -20,13 +20,18 @@ BLOCK_OUTPUTS = ["y", "new_k", "new_v"]
 # Low memory keeps int8 and int4 weights as they are (activations are quantised per token); without
 # it MNN expands them to fp32. It changes nothing for fp16 and fp32 files.
 _LOW_MEMORY = 2
+_DYNAMIC_QUANT_OPTIONS, _SCALE_PER_GROUP = 5, 2  # MNN's hint, and its value
 
 
-def runtime_manager(kind: str, threads: int) -> Any:
-    """MNN's runtime manager of a stage on this kind of backend (cpu, cuda, ...)."""
+def runtime_manager(kind: str, threads: int, fine_scales: bool = False) -> Any:
+    """MNN's runtime manager of a stage on this kind of backend (cpu, cuda, ...).
+
+    With `fine_scales`, activations get a scale for every group of weights, not one per token. Rows
+    computed by fours then differ in the last bits from rows by twos (docs/models.md).
+    """
     # A GPU stage is planned for fp16 arithmetic; on a CPU (ARM) it would change answers.
     precision = "high" if kind == "cpu" else "low"
-    return nn.create_runtime_manager(
+    manager = nn.create_runtime_manager(
         (
             {
                 "backend": kind.upper(),
@@ -36,6 +41,9 @@ def runtime_manager(kind: str, threads: int) -> Any:
             },
         )
     )
+    if fine_scales:
+        manager.set_hint(_DYNAMIC_QUANT_OPTIONS, _SCALE_PER_GROUP)
+    return manager
 
 
 class MnnBackend:
@@ -45,10 +53,12 @@ class MnnBackend:
     and hints between managers.
     """
 
-    def __init__(self, kind: str, threads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, kind: str, threads: int, kv_heads: int, head_dim: int, fine_scales: bool = False
+    ) -> None:
         self._kv_heads = kv_heads
         self._head_dim = head_dim
-        self._manager = runtime_manager(kind, threads)
+        self._manager = runtime_manager(kind, threads, fine_scales)
         self._blocks: list[_Block] = []
         self._lm_head: Any = None
         self._inputs: dict[str, HostVar] = {}

@@ -15,6 +15,7 @@ from scheduler.errors import BundleError, PlanError
 from scheduler.plan import Plan, Precision
 from scheduler.planner import make_plan
 from scheduler.request import PlanRequest
+from tests.support.bundles import write_bundle
 from tests.support.tiny import TINY_BUNDLE, TINY_CHECKPOINT
 
 CPU_ONLY = frozenset({"mnn:cpu"})
@@ -98,3 +99,13 @@ def test_webgpu_knows_one_adapter() -> None:
     two_gpus = plan.model_copy(update={"stages": both})
     with pytest.raises(PlanError, match="gpu0 and gpu1 on ort:webgpu, which knows one adapter"):
         launches_of(two_gpus, bundle, frozenset({"ort:webgpu", "mnn:cpu"}), {}, 2)
+
+
+@pytest.mark.parametrize(("block", "fine"), [(32, True), (64, True), (128, False), (None, False)])
+def test_small_groups_of_weights_bring_fine_scales_of_activations(
+    tmp_path: Path, block: int | None, fine: bool
+) -> None:
+    write_bundle(tmp_path / "b", encodings=(("int8", block),))
+    bundle = open_bundle(tmp_path / "b")
+    plan = make_plan(PlanRequest(spec_of_bundle(bundle), gpu_blocks=0, cpu_precision="int8"))
+    assert [one.fine_scales for one in launches_of(plan, bundle, CPU_ONLY, {}, 2)] == [fine]

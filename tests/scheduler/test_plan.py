@@ -127,9 +127,11 @@ def test_the_command_states_the_memory_exactly(request: PlanRequest) -> None:
 
 
 def test_only_what_runs_gets_a_command() -> None:
-    plan = make_plan(PlanRequest(load_model("llama-2-7b"), (11 * GIB,)))
+    spec = replace(load_model("llama-2-7b"), name="dolly", family="gpt_neox")
+    plan = make_plan(PlanRequest(spec, (11 * GIB,)))
     assert plan.command is None
-    assert any("llama-2-7b can be planned but not run" in note for note in plan.notes)
+    assert any("dolly can be planned but not run: its family gpt_neox" in one for one in plan.notes)
+    assert make_plan(PlanRequest(load_model("llama-2-7b"), (11 * GIB,))).command is not None
 
 
 def test_two_gpus_fill_in_order() -> None:

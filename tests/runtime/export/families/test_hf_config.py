@@ -17,6 +17,7 @@ from runtime.export.families.table import FAMILIES
 from runtime.rotary import Rotary, RotaryScaling
 from scheduler.errors import GlmPlanError
 from scheduler.hf_config import spec_from_hf_config
+from scheduler.request import RUNNABLE_FAMILIES
 from tests.support.llama_checkpoint import LLAMA, QWEN3
 
 HERE = Path("models") / "some"
@@ -279,3 +280,7 @@ def test_any_value_of_any_key_is_read_or_refused(
         found = read(config | changes)
         assert found.family in FAMILIES
         assert geometry_of(found).vocab_size == found.vocab_size
+
+
+def test_what_the_planner_calls_runnable_is_what_can_be_exported() -> None:
+    assert {"chatglm", *FAMILIES} == RUNNABLE_FAMILIES
