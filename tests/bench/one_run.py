@@ -32,7 +32,7 @@ from scheduler.request import PlanRequest
 
 @dataclass(frozen=True)
 class Question:
-    """A configuration, and how much of its context a run fills: prompt, then one token a step."""
+    """A configuration, and how each slot fills its context: a prompt, then one token a step."""
 
     bundle: str
     gpu_precision: Precision
@@ -41,6 +41,8 @@ class Question:
     context: int
     prompt_tokens: int
     new_tokens: int
+    slots: int
+    predict_step: bool  # by this machine's calibration
 
 
 def answer(question: Question) -> dict[str, object]:
@@ -53,21 +55,27 @@ def answer(question: Question) -> dict[str, object]:
         cpu_precision=question.cpu_precision,
         gpu_blocks=question.gpu_blocks,
         context=question.context,
+        slots=question.slots,
     )
     plan = make_plan(request, probe_host())
     ids = [7 + number % 50 for number in range(question.prompt_tokens)]
     generation = Generation()
     with open_session(plan, spec, bundle) as session:
-        tokens = session.engine.generate(ids, Sampling(), question.new_tokens, generation)
-        next(tokens)
-        after_prompt = _pss_of_all()  # stages keep what they needed until the next step
-        for _ in tokens:
-            pass
+        streams = [
+            session.engine.submit(
+                ids, Sampling(), question.new_tokens, generation=generation if last else None
+            )
+            for last in [False] * (question.slots - 1) + [True]
+        ]
+        for stream in streams:
+            for _ in stream:
+                pass
         workers = session.engine.pipeline.process_ids
         return {
             "predicted_bytes": ram_needed(plan, spec, session.launches),
-            "after_prompt_bytes": after_prompt,
-            "after_steps_bytes": _pss_of_all(),
+            "after_steps_bytes": _of_all("Pss"),
+            # Hidden states and pages of libraries.
+            "shared_bytes": _of_all("Pss_File", "Pss_Shmem"),
             "stages": [
                 {
                     "predicted_bytes": stage_memory(
@@ -77,13 +85,13 @@ def answer(question: Question) -> dict[str, object]:
                         stage.precision,
                         stage.lm_head_precision,
                         question.context,
-                        1,
+                        question.slots,
                         launch.threads,
                     ).total_bytes,
                     # Hidden states are counted once for all; pages of libraries are shared.
-                    "peak_bytes": _kept(pid, "VmHWM")
-                    - _kept(pid, "RssShmem")
-                    - _kept(pid, "RssFile"),
+                    "peak_bytes": _counted(pid, "status", "VmHWM")
+                    - _counted(pid, "status", "RssShmem")
+                    - _counted(pid, "status", "RssFile"),
                 }
                 for stage, launch, pid in zip(plan.stages, session.launches, workers, strict=True)
             ],
@@ -91,7 +99,7 @@ def answer(question: Question) -> dict[str, object]:
             "prefill_seconds": generation.prefill.total_seconds if generation.prefill else None,
             "step_seconds": statistics.median(step.total_seconds for step in generation.decode),
             "predicted_step_seconds": _step(question, spec.blocks, spec, request)
-            if question.new_tokens > 8
+            if question.predict_step
             else None,
         }
 
@@ -106,15 +114,16 @@ def _step(question: Question, blocks: int, spec: ModelSpec, request: PlanRequest
     return decode_seconds(stages, spec, speeds, question.context).total_seconds
 
 
-def _pss_of_all() -> int:
+def _of_all(*keys: str) -> int:
+    """Bytes of this process and its children by Linux; of shared pages each has its portion."""
     process = psutil.Process()
     tree = [process, *process.children(recursive=True)]
-    return sum(one.memory_full_info().pss for one in tree)
+    return sum(_counted(one.pid, "smaps_rollup", key) for one in tree for key in keys)
 
 
-def _kept(pid: int, key: str) -> int:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.split(f"{key}:")[1].split()[0]) * 1024
+def _counted(pid: int, file: str, key: str) -> int:
+    text = Path(f"/proc/{pid}/{file}").read_text(encoding="ascii")
+    return int(text.split(f"\n{key}:")[1].split()[0]) * 1024
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from runtime.export.request import choose_encodings
 from runtime.rotary import Rotary
 from runtime.stage import Stage, finished
 from runtime.step_inputs import Row
-from scheduler.memory import kv_capacity
 from scheduler.plan import Precision
+from scheduler.slots import kv_capacity
 
 SPEC = block_spec(4096)
 NAMES = ("mnn:cpu", "ort:cpu")
