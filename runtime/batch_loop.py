@@ -12,13 +12,14 @@ import time
 from collections import deque
 from multiprocessing import Pipe
 
-from runtime.batching import PREFILL_CHUNK, choose_group
+from runtime.batching import choose_group
 from runtime.embedding import EmbeddingFile
 from runtime.pipeline import Finished, Pipeline
 from runtime.slots import Group, Request
 from runtime.step_message import Kind, Status, StepMessage
 from runtime.stream import FinishReason
 from scheduler.errors import BusyError, EngineError
+from scheduler.slots import PREFILL_CHUNK
 
 _log = logging.getLogger(__name__)
 

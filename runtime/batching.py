@@ -10,11 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scheduler.memory import kv_capacity
-
-GROUP_ROWS = 4
-PREFILL_CHUNK = 128
-"""Tokens of a causal prompt between which decode steps of a whole chain may pass."""
+from scheduler.slots import GROUP_ROWS, kv_capacity
 
 
 @dataclass(frozen=True)

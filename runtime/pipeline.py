@@ -23,7 +23,7 @@ from runtime.stage_loop import LoopConfig
 from runtime.step_message import Kind, Reply, Status, StepMessage
 from runtime.worker import Failed, Loaded, Ready, WorkerConfig, worker_main
 from scheduler.errors import EngineError
-from scheduler.memory import kv_capacity
+from scheduler.slots import kv_capacity
 
 ProgressCallback = Callable[[StageLaunch, Loaded], None]
 _EXIT_SECONDS = 5.0

@@ -10,7 +10,7 @@ import numpy as np
 from runtime.backends.protocol import Backend, FloatArray, StepInputs
 from runtime.rotary import Rotary
 from runtime.step_inputs import DecodeInputs, RotaryTable, Row, attention_mask
-from scheduler.memory import kv_capacity
+from scheduler.slots import kv_capacity
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,9 @@ from functools import lru_cache
 from typing import Literal, Protocol
 
 from scheduler.memory import (
-    KV_FIRST_STEP,
     DeviceKind,
     held_block_bytes,
     held_lm_head_bytes,
-    kv_capacity,
     value_bytes,
 )
 from scheduler.model import (
@@ -29,6 +27,13 @@ from scheduler.model import (
     lm_head_flops,
 )
 from scheduler.plan import Precision
+from scheduler.slots import (
+    GROUP_ROWS,
+    decode_groups,
+    decoded_rows,
+    kv_capacity,
+    prefill_forwards,
+)
 
 SpeedProvenance = Literal["estimated", "calibrated", "measured"]
 
@@ -59,7 +64,7 @@ class DeviceSpeed:
     KV cache unless `kv_bytes_per_second` is given. `flops_per_second` is what prefill reaches, with
     fp32 weights `fp32_flops_per_second` where that is given.
     `block_overhead_seconds` passes per part (block or lm_head) and forward. `rows_per_pass` is how
-    many rows one reading of the weights serves; None: any number.
+    many rows of a group one reading of the weights serves; None: all.
     """
 
     bandwidth_bytes_per_second: float
@@ -92,9 +97,9 @@ class HopSpeed:
     latency_seconds: float
     bytes_per_second: float
 
-    def seconds(self, size_bytes: int) -> float:
-        """Time of one hop of so many bytes."""
-        return self.latency_seconds + size_bytes / self.bytes_per_second
+    def seconds(self, size_bytes: int, forwards: int = 1) -> float:
+        """Time of one hop of so many bytes, in one message per forward."""
+        return forwards * self.latency_seconds + size_bytes / self.bytes_per_second
 
 
 @dataclass(frozen=True)
@@ -203,34 +208,39 @@ def block_decode_seconds(
     context: int,
     rows: int = 1,
 ) -> float:
-    """Predict one block's decode step for `rows` slots that hold `context` tokens each.
+    """Predict one block's decode of a token for each of `rows` slots that hold `context` tokens.
 
+    Slots are decoded in groups, with a row for each slot and as many more as `decoded_rows` says.
     The KV cache is read at its capacity, not at its fill.
     """
+    computed = decoded_rows(rows)
     kv_bytes = (
-        kv_capacity(context) * rows * block_kv_bytes_per_token(spec, value_bytes(precision, kind))
+        kv_capacity(context)
+        * computed
+        * block_kv_bytes_per_token(spec, value_bytes(precision, kind))
     )
     return (
         _weight_seconds(
             read_block_bytes(spec, precision, kind),
-            rows * block_flops_per_token(spec, 0),
+            computed * block_flops_per_token(spec, 0),
             speed,
             precision,
-            rows,
+            computed,
         )
         + kv_bytes / (speed.kv_bytes_per_second or speed.bandwidth_bytes_per_second)
-        + speed.block_overhead_seconds
+        + decode_groups(rows) * speed.block_overhead_seconds
     )
 
 
 def lm_head_seconds(
     spec: ModelSpec, speed: DeviceSpeed, kind: DeviceKind, precision: Precision, rows: int = 1
 ) -> float:
-    """Predict logits for the last position of `rows` slots."""
-    read_bytes = read_lm_head_bytes(spec, precision, kind)
+    """Predict logits for the last position of `rows` slots, as `block_decode_seconds` does."""
+    read_bytes, computed = read_lm_head_bytes(spec, precision, kind), decoded_rows(rows)
     rate = speed.weight_speed(precision).lm_head_bytes_per_second
-    weights = _weight_seconds(read_bytes, rows * lm_head_flops(spec), speed, precision, rows, rate)
-    return weights + speed.block_overhead_seconds
+    flops = computed * lm_head_flops(spec)
+    weights = _weight_seconds(read_bytes, flops, speed, precision, computed, rate)
+    return weights + decode_groups(rows) * speed.block_overhead_seconds
 
 
 def block_prefill_seconds(
@@ -238,13 +248,25 @@ def block_prefill_seconds(
 ) -> float:
     """Predict one block over a prompt of `tokens`: arithmetic, or reading the weights if longer.
 
-    Scores are computed for every pair of positions and one empty step of the cache.
+    Both count for every forward of a prompt that is computed in chunks. Scores are computed for
+    every pair of positions and the capacity of the cache.
     """
-    flops = tokens * block_flops_per_token(spec, tokens + KV_FIRST_STEP)
     reading = (
         read_block_bytes(spec, precision, kind) / speed.weight_speed(precision).bytes_per_second
     )
-    return max(flops / speed.flops(precision), reading) + speed.block_overhead_seconds
+    return sum(
+        max(flops / speed.flops(precision), reading) + speed.block_overhead_seconds
+        for flops in _prefill_flops(spec, tokens)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _prefill_flops(spec: ModelSpec, tokens: int) -> tuple[int, ...]:
+    """Operations of one block in each forward of a prompt."""
+    return tuple(
+        new * block_flops_per_token(spec, new + kv_capacity(cached))
+        for new, cached in prefill_forwards(spec.family, tokens)
+    )
 
 
 def decode_seconds(
@@ -263,7 +285,8 @@ def decode_seconds(
             if count
             else 0.0
         )
-    return _with_head_and_hops(per_stage, stages, spec, speeds, rows, rows)
+    forwards = decode_groups(rows)
+    return _with_head_and_hops(per_stage, stages, spec, speeds, rows, rows, forwards)
 
 
 def prefill_seconds(
@@ -282,7 +305,8 @@ def prefill_seconds(
             if count
             else 0.0
         )
-    return _with_head_and_hops(per_stage, stages, spec, speeds, 1, tokens)
+    forwards = len(prefill_forwards(spec.family, tokens))
+    return _with_head_and_hops(per_stage, stages, spec, speeds, 1, tokens, forwards)
 
 
 def time_to_first_token(
@@ -311,6 +335,7 @@ def _with_head_and_hops(
     speeds: Speeds,
     rows: int,
     tokens: int,
+    forwards: int,
 ) -> StepCost:
     head = _lm_head_stage(stages)
     precision, device = stages[head].lm_head_precision, stages[head].device
@@ -321,7 +346,7 @@ def _with_head_and_hops(
         lm_head_seconds=lm_head_seconds(
             spec, speeds.devices[device], device_kind(device), precision, rows
         ),
-        hop_seconds=hop_count(stages) * speeds.hop.seconds(hidden_bytes(spec, tokens)),
+        hop_seconds=hop_count(stages) * speeds.hop.seconds(hidden_bytes(spec, tokens), forwards),
         rows=rows,
     )
 
@@ -343,7 +368,7 @@ def _weight_seconds(
     `rate` replaces the one for blocks.
     """
     weights = speed.weight_speed(precision)
-    passes = 1 if speed.rows_per_pass is None else -(-rows // speed.rows_per_pass)
+    passes = -(-rows // min(speed.rows_per_pass or GROUP_ROWS, GROUP_ROWS))
     reads = passes + (rows - passes) * weights.extra_row_share
     reading = reads * read_bytes / (rate or weights.bytes_per_second)
     return max(reading, flops / speed.flops(precision))

@@ -32,6 +32,7 @@ from scheduler.memory import (
 )
 from scheduler.model import ModelSpec
 from scheduler.plan import Precision
+from scheduler.slots import decode_groups
 from scheduler.units import format_size
 
 
@@ -95,7 +96,7 @@ def try_fit(question: FitQuestion) -> Fitting | None:
     answer = search(
         seats,
         spec.blocks,
-        question.speeds.hop.seconds(hidden_bytes(spec, slots)),
+        question.speeds.hop.seconds(hidden_bytes(spec, slots), decode_groups(slots)),
         _ram_for_stages(question),
         per_stage_bytes,
         question.objective,

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from scheduler.matrix_scratch import most_product_bytes
 from scheduler.model import (
     Matrix,
     ModelSpec,
@@ -22,15 +21,20 @@ from scheduler.model import (
     lm_head_matrix,
 )
 from scheduler.plan import Precision, StageMemory
+from scheduler.prefill_memory import block_output_bytes, fp32_prefill_bytes, prefill_bytes
+from scheduler.slots import (
+    GROUP_ROWS,
+    KV_FIRST_STEP,
+    decoded_rows,
+    kv_capacity,
+    largest_prefill,
+)
 from scheduler.units import MIB
 
 DeviceKind = Literal["cpu", "cuda"]
 
 ASSUMED_THREADS = 8
 """Threads of a CPU stage where the processor is unknown; a known one has one per usable core."""
-
-KV_FIRST_STEP = 64
-"""Tokens of the smallest KV cache; capacity doubles from here, so that shapes change rarely."""
 
 # llama.cpp's developers report 107 MiB (RTX 4060 Ti) to 555 MiB (RTX PRO 6000) for a CUDA context.
 CUDA_CONTEXT_BYTES = 512 * MIB
@@ -45,9 +49,6 @@ DRIVER_BYTES = 72 * MIB
 
 # What a loaded block takes beside its weights: its graph and small buffers.
 MODULE_BYTES = MIB // 2
-
-# The family whose block is `runtime.export.block_graph`'s; all others are `decoder_graph`'s.
-_FUSED_FAMILY = "chatglm"
 
 _FP32_BYTES = 4
 _FP16_BYTES = 2
@@ -93,113 +94,24 @@ def value_bytes(precision: Precision, kind: DeviceKind) -> int:
     return _FP32_BYTES if kind == "cpu" or precision == "fp32" else _FP16_BYTES
 
 
-def kv_capacity(context: int) -> int:
-    """Round a context up to the size its KV cache grows to: 64, 128, 256, ... tokens."""
-    capacity = KV_FIRST_STEP
-    while capacity < context:
-        capacity *= 2
-    return capacity
-
-
 def kv_cache_bytes(
     spec: ModelSpec, blocks: int, context: int, slots: int, bytes_per_value: int
 ) -> int:
-    """Compute the KV cache of `blocks` blocks at full capacity, and what one block grows from.
+    """Compute the KV cache of `blocks` blocks at full capacity, and copies of it in one block.
 
-    `context` in tokens per slot. Blocks grow one after another, from at most half the capacity.
+    `context` in tokens per slot. Blocks grow one after another, a group of rows from at most half
+    its size. To continue a prompt, a row is copied to where products read it; that copy stays.
     """
     if blocks == 0:
         return 0
-    capacity = kv_capacity(context)
-    per_block = capacity * slots * block_kv_bytes_per_token(spec, bytes_per_value)
-    return blocks * per_block + (per_block // 2 if capacity > KV_FIRST_STEP else 0)
-
-
-def prefill_bytes(spec: ModelSpec, context: int, bytes_per_value: int) -> int:
-    """Compute what one block holds beside its outputs over a prompt that fills the context.
-
-    The most of attention and feed-forward at any time, since MNN keeps that one buffer for all
-    blocks, and what comes in: hidden states, once more between two blocks, and the mask twice. MNN
-    3.6.1 on x86 took 0.87 to 1.00 of the former below 300 tokens at int8 and 0.95 to 1.00 above,
-    with 1 to 4 threads, for ChatGLM's blocks and for gated ones with grouped queries.
-    """
-    most = max(_attention_values(spec, context), _feed_forward_values(spec, context))
-    return context * (most + _input_values(spec, context)) * bytes_per_value
-
-
-def fp32_prefill_bytes(spec: ModelSpec, context: int, threads: int) -> int:
-    """Compute `prefill_bytes` on x86 with fp32 weights, whose products need scratch of their own.
-
-    That scratch depends on tokens and threads in steps: `matrix_scratch` computes it as MNN does.
-    """
-    inputs = context * _input_values(spec, context) * _FP32_BYTES
-    products = max(
-        most_product_bytes(context, inner, rows, kept, threads)
-        for inner, rows, kept in _products(spec)
-    )
-    return max(prefill_bytes(spec, context, _FP32_BYTES), products + inputs)
-
-
-def _input_values(spec: ModelSpec, context: int) -> int:
-    return 2 * spec.hidden_size + 2 * (context + KV_FIRST_STEP)
-
-
-def _attention_values(spec: ModelSpec, context: int) -> int:
-    """Values per token: scores over the prompt and one empty step of the cache, twice (joined, and
-    after softmax), the hidden states and the queries.
-
-    In ChatGLM-6B's block the rotation of both halves keeps more: 11 times the hidden states, or 7.5
-    times beside the scores, the scores of the empty step and both rotary tables.
-    """
-    scores = spec.heads * (context + KV_FIRST_STEP)
-    if spec.family != _FUSED_FAMILY:
-        return 2 * scores + spec.hidden_size + spec.heads * spec.head_dim
-    rotating = 11 * spec.hidden_size
-    attending = 2 * scores + 15 * spec.hidden_size // 2 + spec.heads * KV_FIRST_STEP
-    return max(rotating, attending) + spec.head_dim
-
-
-def _feed_forward_values(spec: ModelSpec, context: int) -> int:
-    """Values per token: gate, its sigmoid and their product, or what GELU reads and writes.
-
-    They take the place of the scores, one inner width in the place of one; where scores are
-    shorter than two inner widths, the last one comes behind them.
-    """
-    if spec.family == _FUSED_FAMILY:
-        return 2 * spec.ffn_size + spec.hidden_size
-    scores = spec.heads * (context + KV_FIRST_STEP)
-    behind = min(2 * scores, 4 * spec.ffn_size) + spec.ffn_size
-    return max(3 * spec.ffn_size + 2 * spec.hidden_size, behind)
-
-
-def _products(spec: ModelSpec) -> tuple[tuple[int, int, int], ...]:
-    """Inner width and rows of each product of a block, and values per token that exist meanwhile:
-    what it reads and writes, and what was computed before and is read later.
-
-    The graphs have one matrix for query, key and value in ChatGLM-6B's block, three in all others,
-    and gate and up apart.
-    """
-    hidden, ffn = spec.hidden_size, spec.ffn_size
-    query, key = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    if spec.family == _FUSED_FAMILY:
-        attention = [
-            (hidden, query + 2 * key, 2 * hidden + query + 2 * key),
-            (query, hidden, query + 2 * hidden),
-        ]
-    else:
-        attention = [
-            (hidden, query, hidden + query),
-            (hidden, key, hidden + query + 2 * key),
-            (query, hidden, query + hidden),
-        ]
-    before = ffn if spec.gated_mlp else 0
-    return (*attention, (hidden, ffn, 2 * hidden + before + ffn), (ffn, hidden, 2 * hidden + ffn))
-
-
-def block_output_bytes(spec: ModelSpec, blocks: int, context: int, bytes_per_value: int) -> int:
-    """Compute hidden states, new keys and values of one full prompt: modules keep their outputs."""
-    per_token = block_kv_bytes_per_token(spec, bytes_per_value) + spec.hidden_size * bytes_per_value
-    return blocks * context * per_token
+    per_token = block_kv_bytes_per_token(spec, bytes_per_value)
+    rows, capacity = decoded_rows(slots), kv_capacity(context)
+    grown_from = min(rows, GROUP_ROWS) * capacity // 2
+    if rows <= 2 and capacity == KV_FIRST_STEP:
+        grown_from = 0  # the first step never grew
+    _, cached = largest_prefill(spec.family, context)
+    copied = kv_capacity(cached) if cached else 0
+    return (blocks * rows * capacity + grown_from + copied) * per_token
 
 
 def running_bytes(
@@ -224,8 +136,8 @@ def running_bytes(
 
 
 def logits_bytes(spec: ModelSpec, slots: int) -> int:
-    """Compute the bytes of one step's logits, fp32."""
-    return slots * spec.vocab_size * _FP32_BYTES
+    """Compute the bytes of logits, fp32, of one decode step of each group."""
+    return decoded_rows(slots) * spec.vocab_size * _FP32_BYTES
 
 
 def loading_bytes(
@@ -255,9 +167,13 @@ def _loading_copy_bytes(
 
 
 def hop_bytes(spec: ModelSpec, stages: int, context: int, slots: int) -> int:
-    """Compute the shared memory between processes: fp32 hidden states per boundary, and logits."""
-    boundaries = (stages + 1) * context * spec.hidden_size
-    return slots * (boundaries + spec.vocab_size) * _FP32_BYTES
+    """Compute the shared memory between processes: fp32 hidden states per boundary, and logits.
+
+    There is room for one prompt and, beside it, a decode step of every group.
+    """
+    rows = decoded_rows(slots)
+    boundaries = (stages + 1) * (context + rows) * spec.hidden_size
+    return (boundaries + (rows + 1) * spec.vocab_size) * _FP32_BYTES
 
 
 def gpu_host_bytes(

@@ -27,7 +27,7 @@ from scheduler.errors import UserInputError
 from scheduler.estimates import HOP, estimated_speed
 from scheduler.hardware import Cpu, Gpu
 from scheduler.host_profile import DeviceConstants, Evidence, HopConstants, HostProfile
-from scheduler.memory import DeviceKind, kv_capacity, value_bytes
+from scheduler.memory import DeviceKind, value_bytes
 from scheduler.model import (
     ModelSpec,
     block_kv_bytes_per_token,
@@ -35,6 +35,7 @@ from scheduler.model import (
     lm_head_parameters,
 )
 from scheduler.plan import Precision
+from scheduler.slots import kv_capacity
 from scheduler.split_rows import SplitRow
 
 _MOST_BITS = 64.0

@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 _REPOSITORY = Path(__file__).parents[1]
+
+# How long an example takes says more about the machine than about the program.
+settings.register_profile("glm-plan", deadline=None)
+settings.load_profile("glm-plan")
 
 
 @pytest.fixture(autouse=True, scope="session")

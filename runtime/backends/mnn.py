@@ -13,7 +13,7 @@ from MNN import nn
 from runtime.backends.mnn_cache import BlockCache, CacheShape, HostVar
 from runtime.backends.protocol import FloatArray, StepInputs
 from scheduler.errors import EngineError
-from scheduler.memory import kv_capacity
+from scheduler.slots import kv_capacity
 
 BLOCK_INPUTS = ["x", "mask", "cos", "sin", "past_k", "past_v"]
 BLOCK_OUTPUTS = ["y", "new_k", "new_v"]
@@ -65,6 +65,7 @@ class MnnBackend:
         self._caches: dict[int, list[BlockCache]] = {}  # by group, then by block
         self._shapes: dict[int, CacheShape] = {}
         self._empty: BlockCache | None = None
+        self._copied: BlockCache | None = None
 
     def load_block(self, path: Path) -> None:
         """Append the block in this file to the run of blocks."""
@@ -153,11 +154,14 @@ class MnnBackend:
 
     def _past(self, cached: int) -> BlockCache:
         """What one row of one block is copied to for a prefill; masked zeros where it is empty."""
-        if cached:
-            return BlockCache(self._shape(1, kv_capacity(cached)))
-        if self._empty is None:
-            self._empty = BlockCache(self._shape(1, kv_capacity(0)))
-        return self._empty
+        shape = self._shape(1, kv_capacity(cached))
+        if not cached:
+            self._empty = self._empty or BlockCache(shape)
+            return self._empty
+        # Modules hold what they read last, so a new copy for every chunk would be there twice.
+        if self._copied is None or self._copied.shape != shape:
+            self._copied = BlockCache(shape)
+        return self._copied
 
     def _shape(self, rows: int, capacity: int) -> CacheShape:
         return CacheShape(rows, self._kv_heads, self._head_dim, capacity)

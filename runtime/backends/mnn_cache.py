@@ -44,6 +44,7 @@ class BlockCache:
     """
 
     def __init__(self, shape: CacheShape) -> None:
+        self.shape = shape
         rows, heads, dim, capacity = shape.rows, shape.kv_heads, shape.head_dim, shape.capacity
         self.keys = HostVar((rows, heads, dim, capacity))
         self.values = HostVar((rows, heads, capacity, dim))

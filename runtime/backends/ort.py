@@ -16,7 +16,7 @@ from runtime.backends.ort_cache import HostCache
 from runtime.backends.ort_session import open_session, run
 from runtime.backends.protocol import FloatArray, StepInputs
 from scheduler.errors import EngineError
-from scheduler.memory import kv_capacity
+from scheduler.slots import kv_capacity
 
 
 class OrtBackend:

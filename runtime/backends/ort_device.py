@@ -21,7 +21,7 @@ from runtime.backends.ort_device_run import DeviceRun
 from runtime.backends.ort_session import run_once
 from runtime.backends.protocol import FloatArray, StepInputs
 from scheduler.errors import EngineError
-from scheduler.memory import kv_capacity
+from scheduler.slots import kv_capacity
 
 _STEADY = ("mask", "cos", "sin")
 

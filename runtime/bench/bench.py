@@ -12,9 +12,10 @@ from runtime.bench.measure import Question, figure, measure_case
 from runtime.calibrate.rig import read_ram
 from runtime.engine import Engine
 from scheduler.hardware import Cpu
-from scheduler.memory import held_block_bytes, held_lm_head_bytes, kv_capacity
+from scheduler.memory import held_block_bytes, held_lm_head_bytes
 from scheduler.model import ModelSpec, block_kv_bytes_per_token
 from scheduler.plan import Plan
+from scheduler.slots import kv_capacity
 
 _RAM_BYTES = 256 << 20
 _RAM_SAMPLES = 3

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from runtime.calibrate.rig import Shot
 from scheduler.cost import DeviceSpeed, HopSpeed, WeightSpeed, read_block_bytes, read_lm_head_bytes
-from scheduler.memory import KV_FIRST_STEP, kv_capacity
 from scheduler.model import ModelSpec, block_flops_per_token, block_kv_bytes_per_token
 from scheduler.plan import Precision
+from scheduler.slots import GROUP_ROWS, KV_FIRST_STEP, kv_capacity
 
 Medians = Mapping[tuple[Precision, Shot], float]
 
-_ROWS_PER_PASS: tuple[int | None, ...] = (1, 2, 4, None)
+_ROWS_PER_PASS = (1, 2, GROUP_ROWS)
 _SHARES = [step / 100 for step in range(101)]
 
 
@@ -108,9 +108,9 @@ def _rows(
     rates: Mapping[Precision, float],
     kv_rate: float,
     overhead: float,
-) -> tuple[int | None, dict[Precision, float]]:
+) -> tuple[int, dict[Precision, float]]:
     """Rows that one pass over the weights serves, and what further rows cost; least error wins."""
-    best: tuple[float, int | None, dict[Precision, float]] | None = None
+    best: tuple[float, int, dict[Precision, float]] | None = None
     for per_pass in _ROWS_PER_PASS:
         shares: dict[Precision, float] = {}
         error = 0.0
@@ -121,12 +121,12 @@ def _rows(
                 share: float,
                 shots: Mapping[Shot, float] = shots,
                 reading: float = reading,
-                per_pass: int | None = per_pass,
+                per_pass: int = per_pass,
             ) -> float:
                 total = 0.0
                 for shot, seconds in shots.items():
                     if shot.rows > 1:
-                        passes = 1 if per_pass is None else -(-shot.rows // per_pass)
+                        passes = -(-shot.rows // per_pass)
                         reads = passes + (shot.rows - passes) * share
                         predicted = reads * reading + _kv_bytes(spec, shot) / kv_rate + overhead
                         total += (predicted / seconds - 1) ** 2

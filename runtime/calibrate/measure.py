@@ -40,7 +40,7 @@ _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
 _COPIES: dict[Precision, int] = {"fp32": 1, "int8": 2, "int4": 3}
 _DECODE = (
     *(Shot(1, cached, 1) for cached in (16, 500, 1000)),
-    *(Shot(rows, 16, 1) for rows in (2, 4, 8)),
+    *(Shot(rows, 16, 1) for rows in (2, 4)),  # what groups of requests are padded to
 )
 _PROMPTS = (Shot(1, 0, 128), Shot(1, 0, 384))
 _ROUNDS, _PROMPT_ROUNDS, _PER_ROUND = 5, 3, 3

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from scheduler.hardware import Gpu
 from scheduler.machine import Machine
-from scheduler.memory import KV_FIRST_STEP
 from scheduler.model import ModelSpec
 from scheduler.plan import Provenance
 from scheduler.report.document import Source
+from scheduler.slots import KV_FIRST_STEP
 from scheduler.speed import DEFAULT_PROMPT
 from scheduler.units import format_size
 

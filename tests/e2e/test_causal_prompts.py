@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from runtime.backends.mnn import MnnBackend
-from runtime.batching import PREFILL_CHUNK
 from runtime.bundle import Bundle, open_bundle, select_variant
 from runtime.embedding import EmbeddingFile
 from runtime.engine import Engine
@@ -15,7 +14,7 @@ from runtime.export.request import ExportRequest
 from runtime.sampling import Sampling
 from runtime.stage import Stage, finished
 from runtime.step_inputs import Row
-from scheduler.memory import kv_capacity
+from scheduler.slots import PREFILL_CHUNK, kv_capacity
 from tests.support.engines import start_engine
 from tests.support.llama_checkpoint import LLAMA, write_checkpoint
 

@@ -13,7 +13,7 @@ from runtime.batching import (
     padded_rows,
     stages_at_once,
 )
-from scheduler.memory import kv_capacity
+from scheduler.slots import kv_capacity
 
 rooms = st.dictionaries(st.integers(0, GROUP_ROWS - 1), st.integers(1, 5000), min_size=1)
 

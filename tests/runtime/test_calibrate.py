@@ -50,7 +50,7 @@ def test_every_measurement_is_there_with_its_fit(measured: HostProfile) -> None:
     for precision in ("fp32", "int8", "int4"):
         assert f"{precision} lm_head" in told
         assert f"{precision} block, prompt of 384" in told
-        assert f"{precision} block, 8 rows, 16 cached" in told
+        assert f"{precision} block, 4 rows, 16 cached" in told
     assert sum(what.startswith("hops") for what in told) == 3
     assert set(measured.devices["cpu"].weights) == {"fp32", "fp16", "int8", "int4"}
     assert {one.threads for one in measured.threads} >= {1}

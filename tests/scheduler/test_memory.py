@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,21 +12,19 @@ from scheduler.matrix_scratch import most_product_bytes, product_bytes
 from scheduler.memory import (
     MODULE_BYTES,
     DeviceKind,
-    block_output_bytes,
-    fp32_prefill_bytes,
     held_block_bytes,
     held_lm_head_bytes,
     hop_bytes,
     kv_cache_bytes,
-    kv_capacity,
     loading_bytes,
-    prefill_bytes,
     stage_memory,
     stage_peaks,
 )
 from scheduler.model import ModelSpec
 from scheduler.plan import Precision
+from scheduler.prefill_memory import block_output_bytes, fp32_prefill_bytes, prefill_bytes
 from scheduler.profiles import load_model
+from scheduler.slots import kv_capacity
 from scheduler.units import MIB
 
 CHATGLM = load_model("chatglm-6b")
@@ -45,7 +45,7 @@ def geometries(draw: st.DrawFn) -> ModelSpec:
     head_dim = 4 * draw(st.integers(1, 64))
     return ModelSpec(
         name="any",
-        family="chatglm",
+        family=draw(st.sampled_from(["chatglm", "llama"])),
         hidden_size=heads * head_dim,
         ffn_size=draw(st.integers(1, 1 << 15)),
         blocks=draw(st.integers(1, 128)),
@@ -105,7 +105,9 @@ def test_kv_cache_by_hand() -> None:
     a_block = 2048 * 2 * 4096 * 2  # tokens, keys and values, width, fp16
     half = a_block // 2  # what the last block to grow still holds of its old cache
     assert kv_cache_bytes(CHATGLM, 23, 2048, 1, 2) == 23 * a_block + half
-    assert kv_cache_bytes(CHATGLM, 23, 1025, 3, 2) == 3 * (23 * a_block + half)
+    assert kv_cache_bytes(CHATGLM, 23, 1025, 3, 2) == 4 * (23 * a_block + half)  # pairs of rows
+    assert kv_cache_bytes(CHATGLM, 23, 2048, 8, 2) == 8 * 23 * a_block + 4 * half  # two groups
+    assert kv_cache_bytes(CHATGLM, 23, 64, 4, 2) == (4 * 23 + 2) * a_block // 32  # grew by rows
     assert kv_cache_bytes(CHATGLM, 23, 64, 1, 2) == 23 * a_block // 32  # the first step never grew
     assert kv_cache_bytes(CHATGLM, 0, 2048, 1, 2) == 0
 
@@ -124,6 +126,21 @@ def test_prefill_by_hand() -> None:
     assert prefill_bytes(CHATGLM, 2048, 4) == 2048 * (attention + inputs) * 4
     down = product_bytes(2048, 16384, 4096, 2) + 2048 * 6 * 4096 * 4
     assert fp32_prefill_bytes(CHATGLM, 2048, 2) == down + 2048 * inputs * 4
+
+
+def test_a_causal_prompt_is_computed_in_chunks() -> None:
+    """128 tokens at once, before them a cache with room for 2,048; one row of it is copied."""
+    causal = replace(CHATGLM, family="llama", gated_mlp=True, kv_heads=2)
+    inputs = 2 * (4096 + 2176)
+    attention = 2 * 32 * 2176 + 2 * 4096
+    assert attention > 5 * 16384
+    assert prefill_bytes(causal, 2048, 4) == 128 * (attention + inputs) * 4
+    assert prefill_bytes(causal, 128, 4) == 128 * (3 * 16384 + 2 * 4096 + 2 * (4096 + 192)) * 4
+    per_token = 2 * 256 * 2  # keys and values of two heads, fp16
+    assert block_output_bytes(causal, 23, 2048, 2) == 23 * 128 * (per_token + 4096 * 2)
+    assert kv_cache_bytes(causal, 23, 2048, 1, 2) == (23 * 2048 + 1024 + 2048) * per_token
+    assert kv_cache_bytes(causal, 23, 128, 1, 2) == (23 * 128 + 64) * per_token
+    assert kv_cache_bytes(causal, 23, 2048, 4, 2) == (4 * 23 + 2 + 1) * 2048 * per_token
 
 
 @pytest.mark.parametrize(
@@ -181,7 +198,8 @@ def test_every_loaded_block_costs_a_little_beside_its_weights() -> None:
 
 
 def test_hidden_states_between_stages() -> None:
-    assert hop_bytes(CHATGLM, 2, 2048, 1) == 4 * (3 * 2048 * 4096 + 130528)
+    assert hop_bytes(CHATGLM, 2, 2048, 1) == 4 * (3 * 2049 * 4096 + 2 * 130528)
+    assert hop_bytes(CHATGLM, 2, 2048, 3) == 4 * (3 * 2052 * 4096 + 5 * 130528)  # one prompt
 
 
 @given(

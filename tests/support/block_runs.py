@@ -9,7 +9,7 @@ from runtime.bundle import Bundle, select_variant
 from runtime.embedding import EmbeddingFile
 from runtime.stage import Stage, finished
 from runtime.step_inputs import Row
-from scheduler.memory import kv_capacity
+from scheduler.slots import kv_capacity
 
 STEPS = 2
 LENGTHS = (3, 70, 5)  # the cache grows at 64
