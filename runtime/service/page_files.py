@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from pathlib import Path
 
 from starlette.responses import Response
@@ -9,6 +10,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 PAGE_FOLDER = Path(__file__).parent / "page"
+
+# Python takes types from the system's tables, which lack one and on Windows may call scripts plain.
+for _suffix, _type in (
+    (".css", "text/css"),
+    (".js", "text/javascript"),
+    (".svg", "image/svg+xml"),
+    (".webmanifest", "application/manifest+json"),
+):
+    mimetypes.add_type(_type, _suffix)
 
 
 class PageFiles(StaticFiles):

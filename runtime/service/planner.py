@@ -64,6 +64,34 @@ async def what_if(question: WhatIf, service: Annotated[Service, Depends(service_
         return await asyncio.to_thread(_plan, question, service)
 
 
+class ModelChoice(BaseModel):
+    """A model that can be planned by name."""
+
+    name: str
+    blocks: int
+    max_context: int
+
+
+class GpuChoice(BaseModel):
+    """A graphics card that can be planned by name."""
+
+    name: str
+    memory_bytes: int
+
+
+class Choices(BaseModel):
+    """What the planner knows by name: profiles, and the model that this server has."""
+
+    models: list[ModelChoice]
+    gpus: list[GpuChoice]
+
+
+@router.get("/plan/choices", responses=refusals())
+async def choices(service: Annotated[Service, Depends(service_of)]) -> Choices:
+    """Models and graphics cards to ask /plan/what-if about, the served model first."""
+    return await asyncio.to_thread(_choices, service)
+
+
 @router.get(
     "/report",
     response_class=Response,
@@ -74,6 +102,21 @@ async def report(service: Annotated[Service, Depends(service_of)]) -> HTMLRespon
     async with _reporting:
         text = await asyncio.to_thread(_report, service)
     return HTMLResponse(text, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
+def _choices(service: Service) -> Choices:
+    from runtime.bundle_spec import spec_of_bundle
+    from scheduler.profiles import load_gpus, load_models
+
+    served = spec_of_bundle(service.served.bundle)
+    specs = [served, *(spec for spec in load_models() if spec.name != served.name)]
+    return Choices(
+        models=[
+            ModelChoice(name=one.name, blocks=one.blocks, max_context=one.max_context)
+            for one in specs
+        ],
+        gpus=[GpuChoice(name=one.name, memory_bytes=one.memory_bytes) for one in load_gpus()],
+    )
 
 
 def _plan(question: WhatIf, service: Service) -> Plan:

@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from scheduler.report.build import build_report
 from scheduler.report.page import report_html
 from scheduler.report.view import model_views
+from tests.support.browser import chromium
 from tests.support.reports import hostile_study, study
 
 REPORT = build_report(study())
 CHARTS = [chart for model in model_views(REPORT) for chart in model.charts]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-
-
-def unavailable(reason: str) -> NoReturn:
-    """A missing browser is a failure where CI promises one, and a skip that says so elsewhere."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        unavailable("no Chromium here (Debian: apt-get install chromium); the page is not tried")
-    with sync_playwright() as playwright:  # its browsers start with a fresh profile each
-        started = playwright.chromium.launch(executable_path=program, args=_FLAGS)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 class Opened:

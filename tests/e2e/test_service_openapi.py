@@ -17,7 +17,7 @@ import pytest
 from tests.support.server import running_server
 
 CASES = int(os.environ.get("GLM_PLAN_SCHEMA_CASES", "240"))
-OPERATIONS = 12
+OPERATIONS = 13
 PHASES = "examples,coverage,fuzzing" if CASES > 1000 else "examples,fuzzing"
 CHECKS = (
     "not_a_server_error",
