@@ -35,7 +35,9 @@ export async function answerInto(message, messages, signal, onText) {
       if (chunk.usage && message.figures) message.figures.tokens = chunk.usage.completion_tokens;
     }
   } catch (error) {
-    if (signal.aborted) message.end = "stopped";
-    else message.fault = error.message;
+    if (!signal.aborted) {
+      message.fault = error.message;
+      delete message.end;
+    }
   }
 }

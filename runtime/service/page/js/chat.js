@@ -10,6 +10,7 @@ const EXAMPLES = {
   en: ["What is the capital of France?", "How much is 12 plus 30?", "Count from 3 to 9."],
   zh: ["法国的首都是哪里？", "12加30等于多少？", "从3数到9。"],
 };
+const KEEP_MS = 2000;
 
 /** `onChange(conversation)` keeps it; `onBusy(busy)` hears of answers. */
 export class Chat {
@@ -17,6 +18,8 @@ export class Chat {
     this.conversation = newConversation();
     this.stopping = null;
     this.drafts = new Map();
+    this.views = new WeakMap();
+    this.drawMs = 0; // of the last part of an answer
     Object.assign(this, { onChange, onBusy });
     this.list = byId("messages");
     this.question = byId("question");
@@ -44,7 +47,7 @@ export class Chat {
     await this.stop();
     this.conversation = conversation;
     this.question.value = this.drafts.get(conversation.id) ?? "";
-    this.draw();
+    this.draw(true);
   }
 
   send() {
@@ -68,12 +71,12 @@ export class Chat {
   async #answer() {
     const { conversation } = this;
     const messages = messagesToSend(conversation, get("system"));
-    const answer = { role: "assistant", content: "" };
+    const answer = { role: "assistant", content: "", end: "stopped" }; // until it ends otherwise
     conversation.messages.push(answer);
     conversation.changed = Date.now();
     this.stopping = new AbortController();
     this.onChange(conversation);
-    this.draw();
+    this.draw(true);
     this.#setBusy(true);
     await answerInto(answer, messages, this.stopping.signal, () => this.#grow(answer));
     this.stopping = null;
@@ -84,43 +87,71 @@ export class Chat {
     say(answer.fault ?? t(answer.end === "stopped" ? "stopped" : "answered"));
   }
 
-  /** Redraw the growing answer, at most once a frame and less often as it gets longer. */
+  /** Redraw the growing answer, and spend at most a fifth of the time with that, however long it gets. */
   #grow(answer) {
     if (this.drawing) return;
     this.drawing = true;
-    const wait = Math.min(1000, 30 + answer.content.length / 50);
     setTimeout(() => {
       this.drawing = false;
       const element = this.list.querySelector(".message:last-of-type .text");
       if (!this.busy || !element || this.conversation.messages.at(-1) !== answer) return;
       const follow = this.#atEnd();
+      const begun = performance.now();
       showAnswer(element, answer.content, true);
+      this.drawMs = performance.now() - begun;
       if (follow) this.#toEnd();
-    }, wait);
+      this.#keepNowAndThen();
+    }, Math.max(30, 4 * this.drawMs));
+  }
+
+  /** A page that is closed or reloaded loses a few seconds of an answer at most. */
+  #keepNowAndThen() {
+    if (Date.now() - this.conversation.changed < KEEP_MS) return;
+    this.conversation.changed = Date.now();
+    this.onChange(this.conversation);
   }
 
   #setBusy(busy) {
+    const stop = byId("stop");
+    const refocus = !busy && document.activeElement === stop;
     byId("send").hidden = busy;
-    byId("stop").hidden = !busy;
+    stop.hidden = !busy;
+    if (busy && document.activeElement === document.body) stop.focus(); // what was pressed is gone
+    if (refocus) this.question.focus();
+    byId("chat").classList.toggle("busy", busy);
     if (busy) say(t("asking"));
     this.onBusy(busy);
   }
 
-  draw() {
-    const { messages } = this.conversation;
-    const last = messages.length - 1;
-    const views = messages.map((message, index) => messageView(message, this.#actions(message, index), this.busy && index === last));
+  /** Draw the conversation; stay where somebody reads, unless `toEnd`. */
+  draw(toEnd = this.#atEnd()) {
+    const top = this.list.scrollTop;
+    const views = this.conversation.messages.map((message, index) => this.#view(message, index));
     this.list.replaceChildren(...(views.length ? views : [this.#empty()]));
-    this.#toEnd();
+    if (toEnd) this.#toEnd();
+    else this.list.scrollTop = top;
   }
 
-  #actions(message, index) {
-    if (this.busy) return {};
+  /** A message's element, made again only when something about it has changed. */
+  #view(message, index) {
+    const busy = this.busy && index === this.conversation.messages.length - 1;
+    const key = JSON.stringify([currentLanguage(), busy, message]);
+    const kept = this.views.get(message);
+    if (kept?.key === key) return kept.view;
+    const view = messageView(message, this.#actions(message, index), busy);
+    this.views.set(message, { key, view });
+    return view;
+  }
+
+  #actions({ role }, index) {
     const { messages } = this.conversation;
-    if (message.role === "assistant") {
-      return { regenerate: () => { messages.splice(index); this.running = this.#answer(); } };
-    }
-    return { edit: (text) => { messages.splice(index); this.#ask(text); } };
+    const from = (ask) => {
+      if (this.busy) return;
+      messages.splice(index);
+      ask();
+    };
+    if (role === "assistant") return { regenerate: () => from(() => { this.running = this.#answer(); }) };
+    return { edit: (text) => from(() => this.#ask(text)) };
   }
 
   #empty() {

@@ -1,4 +1,5 @@
 // Elements made in one call; text is always set as text.
+import { t } from "./strings.js";
 
 /** An element with properties, attributes (names with a dash, or `role`) and children. */
 export function make(tag, properties = {}, ...children) {
@@ -19,8 +20,21 @@ export function say(text) {
   byId("said").textContent = text;
 }
 
+/** A button that copies a text and says so for a moment. */
+export function copyButton(text, key = "copy") {
+  const button = make("button", { type: "button", className: "quiet", textContent: t(key) });
+  button.addEventListener("click", async () => {
+    const worked = await copyText(text);
+    say(t(worked ? "copied" : "copyFailed"));
+    if (!worked) return;
+    button.textContent = t("copied");
+    setTimeout(() => { button.textContent = t(key); }, 2000);
+  });
+  return button;
+}
+
 /** Copy a text; true when it worked. Pages that are not on HTTPS or localhost have no clipboard API. */
-export async function copyText(text) {
+async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;

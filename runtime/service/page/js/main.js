@@ -76,9 +76,11 @@ await list.load();
 if (list.conversations.length) await open(list.conversations[0]);
 document.documentElement.dataset.started = "true";
 
-// Everything that this visit loaded is kept for a visit without the server.
-if (window.isSecureContext && "serviceWorker" in navigator) {
+// Browsers have service workers on HTTPS and on this machine. What the first visit loaded before there was
+// one is kept for a visit without the server; later visits go through it.
+if (navigator.serviceWorker) {
+  const first = !navigator.serviceWorker.controller;
   navigator.serviceWorker.register("service-worker.js").catch(() => {});
   const { active } = await navigator.serviceWorker.ready;
-  active.postMessage(performance.getEntriesByType("resource").map((entry) => entry.name));
+  if (first) active.postMessage(performance.getEntriesByType("resource").map((entry) => entry.name));
 }

@@ -3,7 +3,7 @@
 import { Marked } from "../vendor/marked.esm.js";
 import "../vendor/purify.min.js";
 import highlighter from "../vendor/highlight.min.js";
-import { copyText, make, say } from "./dom.js";
+import { copyButton, make } from "./dom.js";
 import { t } from "./strings.js";
 
 const HARMLESS = /^<\/?(?:b|br|em|i|kbd|mark|s|strong|sub|sup|u)\s*\/?>$/i;
@@ -11,6 +11,7 @@ const TAGS = [
   "a", "b", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "kbd", "li", "mark",
   "ol", "p", "pre", "s", "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "u", "ul",
 ];
+const LONGEST_PARSED = 200_000; // characters
 const LONGEST_HIGHLIGHTED = 50_000; // characters; longer code stays plain, so that nothing stalls
 
 const escaped = (text) =>
@@ -25,8 +26,19 @@ const marked = new Marked({
   },
 });
 
-/** A fragment for a Markdown text. */
+/** A fragment for a Markdown text; a text that is too long or too deep for the parser stays as it is. */
 export function rendered(text) {
+  try {
+    if (text.length <= LONGEST_PARSED) return drawn(text);
+  } catch {
+    // nested deeper than the parser's stack
+  }
+  const plain = document.createDocumentFragment();
+  plain.append(make("p", { className: "plain", textContent: text }));
+  return plain;
+}
+
+function drawn(text) {
   const fragment = DOMPurify.sanitize(marked.parse(text), {
     ALLOWED_TAGS: TAGS,
     ALLOWED_ATTR: ["href", "class", "start"],
@@ -57,14 +69,8 @@ function frameCode(code) {
     const html = highlighter.highlight(source, { language: name, ignoreIllegals: true }).value;
     code.replaceChildren(DOMPurify.sanitize(html, { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], RETURN_DOM_FRAGMENT: true }));
   }
-  const copy = make("button", { type: "button", className: "quiet", textContent: t("copyCode") });
-  copy.addEventListener("click", async () => {
-    const worked = await copyText(source);
-    say(t(worked ? "copied" : "copyFailed"));
-    if (worked) copy.textContent = t("copied");
-  });
   const pre = code.parentElement;
-  const frame = make("div", { className: "code" }, make("div", { className: "code-head" }, make("span", { textContent: name }), copy));
+  const frame = make("div", { className: "code" }, make("div", { className: "code-head" }, make("span", { textContent: name }), copyButton(source, "copyCode")));
   pre.replaceWith(frame);
   pre.tabIndex = 0;
   frame.append(pre);

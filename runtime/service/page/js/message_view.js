@@ -1,5 +1,5 @@
 // One message on the page: text, what may be done with it, and what its answer measured.
-import { copyText, make, say } from "./dom.js";
+import { copyButton, make } from "./dom.js";
 import { rendered } from "./markdown.js";
 import { currentLanguage, t } from "./strings.js";
 import { number, seconds } from "./units.js";
@@ -30,21 +30,15 @@ export function showAnswer(element, content, busy) {
 
 function below(article, message, actions) {
   const row = make("div", { className: "below" });
-  const add = (key, act) => {
-    const button = make("button", { type: "button", className: "quiet", textContent: t(key) });
+  const add = (key, act, kind = "") => {
+    const button = make("button", { type: "button", className: `quiet ${kind}`, textContent: t(key) });
     button.addEventListener("click", () => act(button));
     row.append(button);
     return button;
   };
-  if (message.content) {
-    add("copy", async (button) => {
-      const worked = await copyText(message.content);
-      say(t(worked ? "copied" : "copyFailed"));
-      if (worked) button.textContent = t("copied");
-    });
-  }
-  if (actions.edit) add("edit", () => editIn(article, message, actions.edit));
-  if (actions.regenerate) add(message.fault ? "retry" : "regenerate", actions.regenerate);
+  if (message.content) row.append(copyButton(message.content));
+  if (actions.edit) add("edit", () => editIn(article, message, actions.edit), "asks");
+  if (actions.regenerate) add(message.fault ? "retry" : "regenerate", actions.regenerate, "asks");
   if (message.role === "user" && message.content.length > LONG) {
     article.classList.add("long");
     const button = add("showAll", () => {

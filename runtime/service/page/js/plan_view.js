@@ -1,5 +1,5 @@
 // A plan drawn: verdict, blocks, speed, memory item by item, what the planner remarks.
-import { copyText, make, say } from "./dom.js";
+import { copyButton, make } from "./dom.js";
 import { bar, blockGrid, deviceName, figure, tones } from "./layer_map.js";
 import { t } from "./strings.js";
 import { bytes, number, seconds, whole } from "./units.js";
@@ -75,9 +75,7 @@ function rest(plan) {
   const remarks = [...plan.warnings, ...plan.notes];
   const parts = [make("h3", { textContent: t("rule") }), make("p", { textContent: plan.decision.text ?? plan.decision.formula })];
   if (plan.command) {
-    const copy = make("button", { type: "button", className: "quiet", textContent: t("copy") });
-    copy.addEventListener("click", async () => say(t((await copyText(plan.command)) ? "copied" : "copyFailed")));
-    parts.push(make("h3", { textContent: t("command") }), make("p", { className: "command" }, make("code", { textContent: plan.command }), copy));
+    parts.push(make("h3", { textContent: t("command") }), make("p", { className: "command" }, make("code", { textContent: plan.command }), copyButton(plan.command)));
   }
   if (remarks.length) {
     parts.push(make("details", { open: plan.warnings.length > 0 }, make("summary", { textContent: `${t("notes")} (${remarks.length})` }),

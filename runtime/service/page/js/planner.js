@@ -1,7 +1,8 @@
 // The planner: sliders and choices; every change asks /plan/what-if, and the last answer counts.
 import { getJson, postJson } from "./api.js";
-import { make } from "./dom.js";
+import { make, say } from "./dom.js";
 import { planView } from "./plan_view.js";
+import { keyOfServer } from "./preferences.js";
 import { t } from "./strings.js";
 import { bytes, whole } from "./units.js";
 
@@ -13,7 +14,7 @@ const MOST_SLOTS = 32;
 export class Planner {
   constructor(element) {
     this.element = element;
-    this.result = make("section", { className: "result", "aria-live": "polite" });
+    this.result = make("section", { className: "result" });
     this.asked = { model: null, gpu: "", vram: 8, context: 0, slots: 1, gpu_precision: "", cpu_precision: "", policy: "reserve" };
   }
 
@@ -47,7 +48,8 @@ export class Planner {
       this.#slider("slots", t("slotsWanted"), { min: 1, max: MOST_SLOTS, step: 1, value: asked.slots }, Number, String),
       this.#select("gpu_precision", t("gpuPrecision"), PRECISIONS.map((name) => [name, name || t("byDefault")])),
       this.#select("cpu_precision", t("cpuPrecision"), PRECISIONS.map((name) => [name, name || t("byDefault")])),
-      this.#select("policy", t("policy"), [["reserve", t("policyReserve")], ["fit", t("policyFit")]]));
+      this.#select("policy", t("policy"), [["reserve", t("policyReserve")], ["fit", t("policyFit")]]),
+      keyOfServer() ? null : make("a", { href: "report", target: "_blank", rel: "noopener", textContent: t("report") }));
     controls.addEventListener("submit", (event) => event.preventDefault());
     this.element.replaceChildren(controls, this.result);
     if (this.plan) this.result.replaceChildren(...planView(this.plan));
@@ -98,11 +100,12 @@ export class Planner {
         this.plan = await postJson("/plan/what-if", questionOf(this.asked));
         this.result.replaceChildren(...planView(this.plan));
       } catch (error) {
-        this.plan = null;
+        this.plan = null; // a refusal in one clear sentence
         this.result.replaceChildren(make("p", { className: "verdict bad", textContent: error.message }));
       }
     }
     this.result.setAttribute("aria-busy", "false");
+    say(this.result.querySelector(".verdict").textContent);
     this.asking = false;
   }
 }
