@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,27 +19,12 @@ from peer_shape import BLOCKS, FFN, HEADS, HIDDEN, MAX_CONTEXT, VOCAB, prompt_id
 
 
 class RandomWeights(Mapping[str, Any]):
-    """A checkpoint's tensors, drawn as they are asked for: the converter never holds two blocks."""
+    """A checkpoint's tensors by name; those of all blocks are the same."""
 
     def __getitem__(self, name: str) -> Any:
-        import torch
-
-        part = name.rsplit(".", 2)[-2]
-        rows, columns = {
-            "query_key_value": (3 * HIDDEN, HIDDEN),
-            "dense": (HIDDEN, HIDDEN),
-            "dense_h_to_4h": (FFN, HIDDEN),
-            "dense_4h_to_h": (HIDDEN, FFN),
-            "word_embeddings": (VOCAB, HIDDEN),
-            "lm_head": (VOCAB, HIDDEN),
-        }.get(part, (HIDDEN, 1))
-        if columns == 1:  # a norm
-            return torch.ones(rows) if name.endswith("weight") else torch.zeros(rows)
-        if name.endswith("bias"):
-            return torch.zeros(rows)
-        # The same seed for all: chatglm.cpp wants lm_head tied to the embedding.
-        drawn = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
-        return drawn.mul_(columns**-0.5).half()
+        part, _, kind = name.removeprefix("transformer.").rpartition(".")
+        tied = part.replace("lm_head", "word_embeddings")  # or else it refuses
+        return _drawn(tied.rpartition(".")[2], kind)
 
     def __iter__(self) -> Iterator[str]:
         raise NotImplementedError("tensors are asked for by name")
@@ -47,9 +33,29 @@ class RandomWeights(Mapping[str, Any]):
         raise NotImplementedError("tensors are asked for by name")
 
 
+@cache
+def _drawn(part: str, kind: str) -> Any:
+    import torch
+
+    rows, columns = {
+        "query_key_value": (3 * HIDDEN, HIDDEN),
+        "dense": (HIDDEN, HIDDEN),
+        "dense_h_to_4h": (FFN, HIDDEN),
+        "dense_4h_to_h": (HIDDEN, FFN),
+        "word_embeddings": (VOCAB, HIDDEN),
+    }.get(part, (HIDDEN, 1))
+    if kind == "bias":
+        return torch.zeros(rows)
+    if columns == 1:  # a norm
+        return torch.ones(rows)
+    return torch.randn(rows, columns).mul_(columns**-0.5).half()
+
+
 def write(path: Path, vocabulary: Path) -> None:
     """Write a GGML file of type q4_0 by chatglm.cpp's own converter."""
-    from chatglm_cpp.convert import ChatGLMConverter, GGMLType
+    from chatglm_cpp import convert
+
+    convert.quantize_q4_0 = cache(convert.quantize_q4_0)  # else minutes, for equal blocks
 
     config = SimpleNamespace(
         position_encoding_2d=True,
@@ -71,7 +77,7 @@ def write(path: Path, vocabulary: Path) -> None:
         sp_tokenizer=SimpleNamespace(text_tokenizer=SimpleNamespace(sp=proto))
     )
     with path.open("wb") as file:
-        ChatGLMConverter.convert(file, model, tokenizer, GGMLType.Q4_0)
+        convert.ChatGLMConverter.convert(file, model, tokenizer, convert.GGMLType.Q4_0)
 
 
 class ChatGLM:
