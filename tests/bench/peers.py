@@ -47,12 +47,12 @@ class Work:
     tokens: int
 
     def rate(self, contender: Contender) -> float | None:
-        """Tokens per second: of the median step; the first one finds cold caches and is left out.
+        """Tokens per second of the fastest step: the one that other work disturbed least.
 
         None where the contender does not offer it.
         """
         seconds = contender.ask(self.do, **self.fields)
-        return self.tokens / statistics.median(seconds[1:] or seconds) if seconds else None
+        return self.tokens / min(seconds) if seconds else None
 
     def room(self, rounds: int) -> int:
         """Tokens of a context that all rounds fit into."""
