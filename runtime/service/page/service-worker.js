@@ -3,7 +3,12 @@ const CACHE = "glm-plan-page";
 const KEPT = /^\/(?:index\.html|manifest\.webmanifest|(?:js|css|icons|vendor)\/[\w.-]+)?$/;
 
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.add("./")).then(() => self.skipWaiting()));
+  event.waitUntil(
+    caches
+      .open(CACHE)
+      .then((cache) => cache.add("./"))
+      .then(() => self.skipWaiting()),
+  );
 });
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 

@@ -5,7 +5,9 @@ import { get } from "./preferences.js";
 /** The sampling settings as fields of a request; what is empty is left to the server. */
 function samplingFields() {
   const { stop, ...numbers } = get("sampling");
-  const fields = Object.fromEntries(Object.entries(numbers).filter(([, value]) => value !== null && value !== ""));
+  const fields = Object.fromEntries(
+    Object.entries(numbers).filter(([, value]) => value !== null && value !== ""),
+  );
   const stops = (stop ?? "").split("\n").filter(Boolean);
   return stops.length ? { ...fields, stop: stops } : fields;
 }

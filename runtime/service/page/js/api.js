@@ -2,7 +2,7 @@
 import { keyOfServer } from "./preferences.js";
 
 /** A refusal of the server in its own words; `status` is 0 when it could not be reached. */
-export class ServerError extends Error {
+class ServerError extends Error {
   constructor(message, status, code = null) {
     super(message);
     this.status = status;
@@ -17,7 +17,12 @@ async function request(path, { body, signal } = {}) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
   try {
-    response = await fetch(path, { method: body === undefined ? "GET" : "POST", headers, body: JSON.stringify(body), signal });
+    response = await fetch(path, {
+      method: body === undefined ? "GET" : "POST",
+      headers,
+      body: JSON.stringify(body),
+      signal,
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ServerError(error.message, 0);

@@ -91,17 +91,20 @@ export class Chat {
   #grow(answer) {
     if (this.drawing) return;
     this.drawing = true;
-    setTimeout(() => {
-      this.drawing = false;
-      const element = this.list.querySelector(".message:last-of-type .text");
-      if (!this.busy || !element || this.conversation.messages.at(-1) !== answer) return;
-      const follow = this.#atEnd();
-      const begun = performance.now();
-      showAnswer(element, answer.content, true);
-      this.drawMs = performance.now() - begun;
-      if (follow) this.#toEnd();
-      this.#keepNowAndThen();
-    }, Math.max(30, 4 * this.drawMs));
+    setTimeout(
+      () => {
+        this.drawing = false;
+        const element = this.list.querySelector(".message:last-of-type .text");
+        if (!this.busy || !element || this.conversation.messages.at(-1) !== answer) return;
+        const follow = this.#atEnd();
+        const begun = performance.now();
+        showAnswer(element, answer.content, true);
+        this.drawMs = performance.now() - begun;
+        if (follow) this.#toEnd();
+        this.#keepNowAndThen();
+      },
+      Math.max(30, 4 * this.drawMs),
+    );
   }
 
   /** A page that is closed or reloaded loses a few seconds of an answer at most. */
@@ -150,17 +153,32 @@ export class Chat {
       messages.splice(index);
       ask();
     };
-    if (role === "assistant") return { regenerate: () => from(() => { this.running = this.#answer(); }) };
+    if (role === "assistant")
+      return {
+        regenerate: () =>
+          from(() => {
+            this.running = this.#answer();
+          }),
+      };
     return { edit: (text) => from(() => this.#ask(text)) };
   }
 
   #empty() {
     const examples = EXAMPLES[currentLanguage()].map((text) => {
       const button = make("button", { type: "button", textContent: text });
-      button.addEventListener("click", () => { this.question.value = text; this.send(); });
+      button.addEventListener("click", () => {
+        this.question.value = text;
+        this.send();
+      });
       return button;
     });
-    return make("div", { className: "empty" }, make("h2", { textContent: t("emptyTitle") }), t("emptyText"), make("div", { className: "examples" }, ...examples));
+    return make(
+      "div",
+      { className: "empty" },
+      make("h2", { textContent: t("emptyTitle") }),
+      t("emptyText"),
+      make("div", { className: "examples" }, ...examples),
+    );
   }
 
   #atEnd() {

@@ -1,6 +1,6 @@
 // A conversation as data: made, titled, exported, and read from a file that nobody vouches for.
 
-export const SCHEMA = "glm-plan/conversations/1";
+const SCHEMA = "glm-plan/conversations/1";
 const ROLES = new Set(["user", "assistant"]);
 
 /** An id without crypto.randomUUID, which pages outside HTTPS and localhost lack. */

@@ -28,7 +28,9 @@ export function copyButton(text, key = "copy") {
     say(t(worked ? "copied" : "copyFailed"));
     if (!worked) return;
     button.textContent = t("copied");
-    setTimeout(() => { button.textContent = t(key); }, 2000);
+    setTimeout(() => {
+      button.textContent = t(key);
+    }, 2000);
   });
   return button;
 }

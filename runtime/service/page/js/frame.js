@@ -43,7 +43,10 @@ function showTheme() {
 function startDrawer(buttonId, drawerId) {
   const button = byId(buttonId);
   const drawer = byId(drawerId);
-  const others = () => [document.querySelector(".top"), ...document.querySelector(".views").children].filter((one) => one !== drawer);
+  const others = () =>
+    [document.querySelector(".top"), ...document.querySelector(".views").children].filter(
+      (one) => one !== drawer,
+    );
   const turn = (open) => {
     drawer.classList.toggle("open", open);
     button.setAttribute("aria-expanded", String(open));
@@ -53,10 +56,18 @@ function startDrawer(buttonId, drawerId) {
   const isOpen = () => drawer.classList.contains("open");
   button.addEventListener("click", () => turn(true));
   drawer.querySelector(".close").addEventListener("click", () => turn(false));
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && isOpen()) turn(false); });
-  document.addEventListener("pointerdown", (event) => { if (isOpen() && !drawer.contains(event.target)) turn(false); });
-  drawer.addEventListener("closed-by-choice", () => { if (isOpen()) turn(false); });
-  matchMedia("(max-width: 1100px)").addEventListener("change", () => { if (isOpen()) turn(false); });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && isOpen()) turn(false);
+  });
+  document.addEventListener("pointerdown", (event) => {
+    if (isOpen() && !drawer.contains(event.target)) turn(false);
+  });
+  drawer.addEventListener("closed-by-choice", () => {
+    if (isOpen()) turn(false);
+  });
+  matchMedia("(max-width: 1100px)").addEventListener("change", () => {
+    if (isOpen()) turn(false);
+  });
 }
 
 /** Close the drawer after something in it was chosen. */

@@ -8,7 +8,9 @@ const GPU_TONES = [0, 2, 3, 4, 5];
 /** A class that colours each stage's device. */
 export function tones(stages) {
   let gpus = 0;
-  return stages.map((stage) => `tone-${stage.device === "cpu" ? CPU_TONE : GPU_TONES[gpus++ % GPU_TONES.length]}`);
+  return stages.map(
+    (stage) => `tone-${stage.device === "cpu" ? CPU_TONE : GPU_TONES[gpus++ % GPU_TONES.length]}`,
+  );
 }
 
 export function span(stage) {
@@ -22,13 +24,19 @@ export function blockGrid(stages) {
   const colours = tones(stages);
   const cells = stages.flatMap((stage, index) => {
     const numbers = [];
-    for (let block = stage.first_block ?? 0; block <= (stage.last_block ?? -1); block += 1) numbers.push(block);
-    const tiles = numbers.map((block) => make("span", { className: `block ${colours[index]}`, textContent: block }));
-    if (stage.lm_head) tiles.push(make("span", { className: `block head ${colours[index]}`, textContent: t("lmHead") }));
+    for (let block = stage.first_block ?? 0; block <= (stage.last_block ?? -1); block += 1)
+      numbers.push(block);
+    const tiles = numbers.map((block) =>
+      make("span", { className: `block ${colours[index]}`, textContent: block }),
+    );
+    if (stage.lm_head)
+      tiles.push(make("span", { className: `block head ${colours[index]}`, textContent: t("lmHead") }));
     return tiles;
   });
   const count = cells.filter((cell) => !cell.classList.contains("head")).length;
-  const words = stages.map((stage) => `${stage.device} ${span(stage)}${stage.lm_head ? `, ${t("lmHead")}` : ""}`).join("; ");
+  const words = stages
+    .map((stage) => `${stage.device} ${span(stage)}${stage.lm_head ? `, ${t("lmHead")}` : ""}`)
+    .join("; ");
   return make("div", { className: "blocks", role: "img", "aria-label": t("mapOf", count, words) }, ...cells);
 }
 
@@ -51,11 +59,22 @@ export function bar(parts, scale, limit = null) {
 
 /** A row: what it is, and its number, above a bar or alone. */
 export function figure(label, value, drawn = null, className = "") {
-  const row = make("p", { className: "figure" }, make("span", { textContent: label }), make("span", { textContent: value }));
+  const row = make(
+    "p",
+    { className: "figure" },
+    make("span", { textContent: label }),
+    make("span", { textContent: value }),
+  );
   return make("div", { className: `row ${className}` }, row, drawn);
 }
 
 /** A device's name with its colour. */
 export function deviceName(stage, tone) {
-  return make("h3", { className: "device" }, make("i", { className: tone, "aria-hidden": "true" }), stage.device, make("span", { className: "muted", textContent: span(stage) }));
+  return make(
+    "h3",
+    { className: "device" },
+    make("i", { className: tone, "aria-hidden": "true" }),
+    stage.device,
+    make("span", { className: "muted", textContent: span(stage) }),
+  );
 }

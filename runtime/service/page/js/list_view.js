@@ -42,9 +42,19 @@ export class ListView {
     const open = make("button", { type: "button", className: "open-one", textContent: title, title });
     if (conversation.id === this.current) open.setAttribute("aria-current", "true");
     open.addEventListener("click", () => this.onOpen(conversation));
-    const rename = make("button", { type: "button", className: "icon", textContent: "✎", "aria-label": t("rename", title) });
+    const rename = make("button", {
+      type: "button",
+      className: "icon",
+      textContent: "✎",
+      "aria-label": t("rename", title),
+    });
     rename.addEventListener("click", () => this.#rename(conversation, title));
-    const remove = make("button", { type: "button", className: "icon", textContent: "✕", "aria-label": t("remove", title) });
+    const remove = make("button", {
+      type: "button",
+      className: "icon",
+      textContent: "✕",
+      "aria-label": t("remove", title),
+    });
     remove.addEventListener("click", () => this.#remove(conversation, title));
     return make("li", {}, open, rename, remove);
   }
@@ -66,7 +76,10 @@ export class ListView {
 
   #export() {
     const url = URL.createObjectURL(new Blob([exported(this.conversations)], { type: "application/json" }));
-    make("a", { href: url, download: `glm-plan-conversations-${new Date().toISOString().slice(0, 10)}.json` }).click();
+    make("a", {
+      href: url,
+      download: `glm-plan-conversations-${new Date().toISOString().slice(0, 10)}.json`,
+    }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   }
 

@@ -50,10 +50,16 @@ export class Live {
   #draw(status) {
     const { stages, last_step: step } = status;
     const [blocks, memory, times, slots] = this.sections;
-    this.#section(blocks, stages.map(({ device, blocks: held, lm_head: head }) => [device, held, head]), () => [blockGrid(stages)]);
+    this.#section(
+      blocks,
+      stages.map(({ device, blocks: held, lm_head: head }) => [device, held, head]),
+      () => [blockGrid(stages)],
+    );
     this.#section(memory, stages, () => memoryOf(stages));
     this.#section(times, step, () => [make("h3", { textContent: t("lastToken") }), ...timesOf(stages, step)]);
-    this.#section(slots, [status.slots, status.slots_busy, status.queue_waiting, status.health], () => slotsOf(status));
+    this.#section(slots, [status.slots, status.slots_busy, status.queue_waiting, status.health], () =>
+      slotsOf(status),
+    );
   }
 
   /** Build a section again only when what it shows has changed. */
@@ -70,11 +76,22 @@ function memoryOf(stages) {
   return stages.map((stage, index) => {
     const tone = tones(stages)[index];
     const asked = stage.backend === stage.asked_backend ? "" : ` · ${t("asked", stage.asked_backend)}`;
-    return make("div", { className: "stage" },
+    return make(
+      "div",
+      { className: "stage" },
       deviceName(stage, tone),
       make("p", { className: "muted", textContent: `${stage.backend}${asked}` }),
-      figure(`${t("planned")} (${t("estimated")})`, bytes(stage.planned_bytes), bar([{ amount: stage.planned_bytes, tone, shade: 2 }], scale)),
-      figure(`${t("actual")} (${t("measured")})`, bytes(stage.actual_bytes), bar([{ amount: stage.actual_bytes, tone }], scale)));
+      figure(
+        `${t("planned")} (${t("estimated")})`,
+        bytes(stage.planned_bytes),
+        bar([{ amount: stage.planned_bytes, tone, shade: 2 }], scale),
+      ),
+      figure(
+        `${t("actual")} (${t("measured")})`,
+        bytes(stage.actual_bytes),
+        bar([{ amount: stage.actual_bytes, tone }], scale),
+      ),
+    );
   });
 }
 
@@ -90,21 +107,40 @@ function timesOf(stages, step) {
   const total = step.total;
   return [
     bar(parts, total),
-    ...parts.map(({ label, amount, tone }) => make("p", { className: "figure" },
-      make("span", {}, make("i", { className: `dot ${tone}`, "aria-hidden": "true" }), label), make("span", { textContent: seconds(amount) }))),
-    make("p", { className: "figure total" }, make("span", { textContent: `${t("all")} (${t("measured")})` }), make("span", { textContent: seconds(total) })),
+    ...parts.map(({ label, amount, tone }) =>
+      make(
+        "p",
+        { className: "figure" },
+        make("span", {}, make("i", { className: `dot ${tone}`, "aria-hidden": "true" }), label),
+        make("span", { textContent: seconds(amount) }),
+      ),
+    ),
+    make(
+      "p",
+      { className: "figure total" },
+      make("span", { textContent: `${t("all")} (${t("measured")})` }),
+      make("span", { textContent: seconds(total) }),
+    ),
   ];
 }
 
 function slotsOf(status) {
   const { health } = status;
   const tiles = Array.from({ length: Math.min(status.slots, 64) }, (_, index) =>
-    make("i", { className: index < status.slots_busy ? "slot busy" : "slot" }));
-  const state = { ready: t("ready"), loading: t("loading", health.loaded_parts, health.all_parts), failed: t("failed", health.fault) };
+    make("i", { className: index < status.slots_busy ? "slot busy" : "slot" }),
+  );
+  const state = {
+    ready: t("ready"),
+    loading: t("loading", health.loaded_parts, health.all_parts),
+    failed: t("failed", health.fault),
+  };
   return [
     make("h3", { textContent: t("slots") }),
     make("div", { className: "tiles", "aria-hidden": "true" }, ...tiles),
-    figure(t("busyOf", status.slots_busy, status.slots), t("queue", status.queue_waiting, status.queue_limit)),
+    figure(
+      t("busyOf", status.slots_busy, status.slots),
+      t("queue", status.queue_waiting, status.queue_limit),
+    ),
     figure(t("context"), t("contextTokens", whole(status.context_tokens))),
     figure(t("status"), state[health.status] ?? health.status),
     ...health.degraded.map((text) => make("p", { className: "muted", textContent: t("degraded", text) })),

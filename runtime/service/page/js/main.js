@@ -20,14 +20,18 @@ startFrame(() => {
 const store = await openStore();
 const list = new ListView(store, {
   onOpen: open,
-  onRemoved: (id) => { if (id === list.current) open(newConversation()); },
+  onRemoved: (id) => {
+    if (id === list.current) open(newConversation());
+  },
 });
 const chat = new Chat({
   onChange: (conversation) => {
     list.current = conversation.id;
     list.keep(conversation);
   },
-  onBusy: (busy) => { live.busy = busy; },
+  onBusy: (busy) => {
+    live.busy = busy;
+  },
 });
 const planner = new Planner(byId("planner"));
 const live = new Live(byId("live"), (status, error) => {

@@ -8,14 +8,44 @@ import { t } from "./strings.js";
 
 const HARMLESS = /^<\/?(?:b|br|em|i|kbd|mark|s|strong|sub|sup|u)\s*\/?>$/i;
 const TAGS = [
-  "a", "b", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "kbd", "li", "mark",
-  "ol", "p", "pre", "s", "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "u", "ul",
+  "a",
+  "b",
+  "blockquote",
+  "br",
+  "code",
+  "del",
+  "em",
+  "h1",
+  "h2",
+  "h3",
+  "h4",
+  "h5",
+  "h6",
+  "hr",
+  "i",
+  "kbd",
+  "li",
+  "mark",
+  "ol",
+  "p",
+  "pre",
+  "s",
+  "strong",
+  "sub",
+  "sup",
+  "table",
+  "tbody",
+  "td",
+  "th",
+  "thead",
+  "tr",
+  "u",
+  "ul",
 ];
 const LONGEST_PARSED = 200_000; // characters
 const LONGEST_HIGHLIGHTED = 50_000; // characters; longer code stays plain, so that nothing stalls
 
-const escaped = (text) =>
-  text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
+const escaped = (text) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
 
 const marked = new Marked({
   gfm: true,
@@ -51,7 +81,8 @@ function drawn(text) {
     link.target = "_blank";
     link.rel = "noopener noreferrer";
   }
-  for (const one of fragment.querySelectorAll("[class]")) if (one.tagName !== "CODE") one.removeAttribute("class");
+  for (const one of fragment.querySelectorAll("[class]"))
+    if (one.tagName !== "CODE") one.removeAttribute("class");
   for (const code of fragment.querySelectorAll("pre > code")) frameCode(code);
   for (const table of fragment.querySelectorAll("table")) {
     const frame = make("div", { className: "table", tabIndex: 0, role: "group" });
@@ -67,10 +98,25 @@ function frameCode(code) {
   code.removeAttribute("class");
   if (highlighter.getLanguage(name) && source.length <= LONGEST_HIGHLIGHTED) {
     const html = highlighter.highlight(source, { language: name, ignoreIllegals: true }).value;
-    code.replaceChildren(DOMPurify.sanitize(html, { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], RETURN_DOM_FRAGMENT: true }));
+    code.replaceChildren(
+      DOMPurify.sanitize(html, {
+        ALLOWED_TAGS: ["span"],
+        ALLOWED_ATTR: ["class"],
+        RETURN_DOM_FRAGMENT: true,
+      }),
+    );
   }
   const pre = code.parentElement;
-  const frame = make("div", { className: "code" }, make("div", { className: "code-head" }, make("span", { textContent: name }), copyButton(source, "copyCode")));
+  const frame = make(
+    "div",
+    { className: "code" },
+    make(
+      "div",
+      { className: "code-head" },
+      make("span", { textContent: name }),
+      copyButton(source, "copyCode"),
+    ),
+  );
   pre.replaceWith(frame);
   pre.tabIndex = 0;
   frame.append(pre);

@@ -9,7 +9,11 @@ const LONG = 4000; // characters of a question from which it is folded
 /** `actions` has `edit(text)` for questions and `regenerate()` for answers; both may be absent. */
 export function messageView(message, actions, busy) {
   const user = message.role === "user";
-  const article = make("article", { className: `message ${message.role}` }, make("h2", { textContent: t(user ? "you" : "assistant") }));
+  const article = make(
+    "article",
+    { className: `message ${message.role}` },
+    make("h2", { textContent: t(user ? "you" : "assistant") }),
+  );
   const text = make("div", { className: user ? "text" : "text rendered" });
   article.append(text);
   if (user) text.textContent = message.content;
@@ -59,8 +63,10 @@ function figuresOf(message) {
   if (end === "stopped") parts.push(t("stopped"));
   if (end === "length") parts.push(t("cutOff"));
   if (figures) {
-    if (figures.firstTokenSeconds != null) parts.push(`${t("firstToken")} ${seconds(figures.firstTokenSeconds)}`);
-    if (figures.tokensPerSecond != null) parts.push(`${number(figures.tokensPerSecond)} ${t("tokensPerSecond")}`);
+    if (figures.firstTokenSeconds != null)
+      parts.push(`${t("firstToken")} ${seconds(figures.firstTokenSeconds)}`);
+    if (figures.tokensPerSecond != null)
+      parts.push(`${number(figures.tokensPerSecond)} ${t("tokensPerSecond")}`);
     if (figures.tokens != null) parts.push(t("tokens", figures.tokens));
     if (parts.length) parts.push(t(figures.byServer ? "measuredThere" : "measuredHere"));
   }

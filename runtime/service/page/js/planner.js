@@ -15,7 +15,16 @@ export class Planner {
   constructor(element) {
     this.element = element;
     this.result = make("section", { className: "result" });
-    this.asked = { model: null, gpu: "", vram: 8, context: 0, slots: 1, gpu_precision: "", cpu_precision: "", policy: "reserve" };
+    this.asked = {
+      model: null,
+      gpu: "",
+      vram: 8,
+      context: 0,
+      slots: 1,
+      gpu_precision: "",
+      cpu_precision: "",
+      policy: "reserve",
+    };
   }
 
   /** Show the planner, asking about the served model at first. */
@@ -37,30 +46,75 @@ export class Planner {
     const card = choices.gpus.find((gpu) => gpu.name === asked.gpu);
     const most = card ? card.memory_bytes / GIB : MOST_VRAM_GIB;
     asked.vram = Math.min(asked.vram, most);
-    const controls = make("form", { className: "controls" },
+    const controls = make(
+      "form",
+      { className: "controls" },
       make("h2", { textContent: t("planner") }),
       make("p", { className: "muted", textContent: t("plannerIntro") }),
-      this.#select("model", t("model"), choices.models.map(({ name }) => [name, name]), true),
-      this.#select("gpu", t("gpu"), [["", t("anyGpu")], ...choices.gpus.map(({ name }) => [name, name])], true),
-      this.#slider("vram", t("vram"), { min: 0, max: most, step: 0.25, value: asked.vram }, Number, (value) => bytes(value * GIB)),
-      this.#slider("context", t("context"), { min: 0, max: contexts.length - 1, step: 1, value: contexts.indexOf(asked.context) },
-        (value) => contexts[value], (value) => t("contextTokens", whole(value))),
-      this.#slider("slots", t("slotsWanted"), { min: 1, max: MOST_SLOTS, step: 1, value: asked.slots }, Number, String),
-      this.#select("gpu_precision", t("gpuPrecision"), PRECISIONS.map((name) => [name, name || t("byDefault")])),
-      this.#select("cpu_precision", t("cpuPrecision"), PRECISIONS.map((name) => [name, name || t("byDefault")])),
-      this.#select("policy", t("policy"), [["reserve", t("policyReserve")], ["fit", t("policyFit")]]),
-      keyOfServer() ? null : make("a", { href: "report", target: "_blank", rel: "noopener", textContent: t("report") }));
+      this.#select(
+        "model",
+        t("model"),
+        choices.models.map(({ name }) => [name, name]),
+        true,
+      ),
+      this.#select(
+        "gpu",
+        t("gpu"),
+        [["", t("anyGpu")], ...choices.gpus.map(({ name }) => [name, name])],
+        true,
+      ),
+      this.#slider("vram", t("vram"), { min: 0, max: most, step: 0.25, value: asked.vram }, Number, (value) =>
+        bytes(value * GIB),
+      ),
+      this.#slider(
+        "context",
+        t("context"),
+        { min: 0, max: contexts.length - 1, step: 1, value: contexts.indexOf(asked.context) },
+        (value) => contexts[value],
+        (value) => t("contextTokens", whole(value)),
+      ),
+      this.#slider(
+        "slots",
+        t("slotsWanted"),
+        { min: 1, max: MOST_SLOTS, step: 1, value: asked.slots },
+        Number,
+        String,
+      ),
+      this.#select(
+        "gpu_precision",
+        t("gpuPrecision"),
+        PRECISIONS.map((name) => [name, name || t("byDefault")]),
+      ),
+      this.#select(
+        "cpu_precision",
+        t("cpuPrecision"),
+        PRECISIONS.map((name) => [name, name || t("byDefault")]),
+      ),
+      this.#select("policy", t("policy"), [
+        ["reserve", t("policyReserve")],
+        ["fit", t("policyFit")],
+      ]),
+      keyOfServer()
+        ? null
+        : make("a", { href: "report", target: "_blank", rel: "noopener", textContent: t("report") }),
+    );
     controls.addEventListener("submit", (event) => event.preventDefault());
     this.element.replaceChildren(controls, this.result);
     if (this.plan) this.result.replaceChildren(...planView(this.plan));
   }
 
   #select(name, label, options, redraws = false) {
-    const select = make("select", { name }, ...options.map(([value, text]) => make("option", { value, textContent: text })));
+    const select = make(
+      "select",
+      { name },
+      ...options.map(([value, text]) => make("option", { value, textContent: text })),
+    );
     select.value = this.asked[name];
     select.addEventListener("change", () => {
       this.asked[name] = select.value;
-      if (name === "gpu") this.asked.vram = (this.choices.gpus.find((gpu) => gpu.name === select.value)?.memory_bytes ?? 8 * GIB) / GIB;
+      if (name === "gpu")
+        this.asked.vram =
+          (this.choices.gpus.find((gpu) => gpu.name === select.value)?.memory_bytes ?? 8 * GIB) / GIB;
       if (redraws) {
         this.draw();
         this.element.querySelector(`[name="${name}"]`).focus();
@@ -85,7 +139,12 @@ export class Planner {
       show(this.asked[name]);
       this.#ask();
     });
-    return make("label", {}, make("span", { className: "figure" }, make("span", { textContent: label }), shown), input);
+    return make(
+      "label",
+      {},
+      make("span", { className: "figure" }, make("span", { textContent: label }), shown),
+      input,
+    );
   }
 
   /** Ask at once; while one question is under way, only the newest of the others is asked after it. */

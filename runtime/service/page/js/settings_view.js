@@ -19,21 +19,36 @@ export function openSettings(onChange) {
   const dialog = byId("settings");
   const sampling = get("sampling");
   const fields = NUMBERS.map(([name, label, limits, hint]) =>
-    field(label, make("input", { type: "number", name, value: sampling[name] ?? "", ...limits }), hint));
-  const form = make("form", { method: "dialog" },
+    field(label, make("input", { type: "number", name, value: sampling[name] ?? "", ...limits }), hint),
+  );
+  const form = make(
+    "form",
+    { method: "dialog" },
     make("h2", { id: "settings-title", textContent: t("settings") }),
     field("system", make("textarea", { name: "system", rows: 2, value: get("system") }), null, "wide"),
     ...fields,
     field("stopTexts", make("textarea", { name: "stop", rows: 2, value: sampling.stop ?? "" }), null, "wide"),
-    field("apiKey", make("input", { type: "password", name: "key", value: get("key"), autocomplete: "off" }), "keyKept", "wide"));
+    field(
+      "apiKey",
+      make("input", { type: "password", name: "key", value: get("key"), autocomplete: "off" }),
+      "keyKept",
+      "wide",
+    ),
+  );
   const reset = make("button", { type: "button", textContent: t("reset") });
   reset.addEventListener("click", () => {
-    for (const input of form.elements) if (input.type === "number" || input.name === "stop" || input.name === "system") input.value = "";
+    for (const input of form.elements)
+      if (input.type === "number" || input.name === "stop" || input.name === "system") input.value = "";
   });
-  form.append(make("p", { className: "end" }, reset, make("button", { className: "primary", textContent: t("done") })));
+  form.append(
+    make("p", { className: "end" }, reset, make("button", { className: "primary", textContent: t("done") })),
+  );
   form.addEventListener("submit", () => {
     const value = (name) => form.elements[name].value;
-    const numbers = NUMBERS.filter(([name]) => value(name) !== "").map(([name]) => [name, Number(value(name))]);
+    const numbers = NUMBERS.filter(([name]) => value(name) !== "").map(([name]) => [
+      name,
+      Number(value(name)),
+    ]);
     set({
       sampling: { ...Object.fromEntries(numbers), stop: value("stop") },
       system: value("system"),
