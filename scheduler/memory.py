@@ -25,6 +25,7 @@ from scheduler.prefill_memory import block_output_bytes, fp32_prefill_bytes, pre
 from scheduler.slots import (
     GROUP_ROWS,
     KV_FIRST_STEP,
+    WHOLE_PROMPT_FAMILY,
     decoded_rows,
     kv_capacity,
     largest_prefill,
@@ -97,21 +98,29 @@ def value_bytes(precision: Precision, kind: DeviceKind) -> int:
 def kv_cache_bytes(
     spec: ModelSpec, blocks: int, context: int, slots: int, bytes_per_value: int
 ) -> int:
-    """Compute the KV cache of `blocks` blocks at full capacity, and copies of it in one block.
+    """Compute the KV cache of `blocks` blocks at full capacity; `context` in tokens per slot.
 
-    `context` in tokens per slot. Blocks grow one after another, a group of rows from at most half
-    its size. To continue a prompt, a row is copied to where products read it; that copy stays.
+    To continue a prompt, a row of one block is copied to where products read it; the copy stays.
     """
     if blocks == 0:
         return 0
-    per_token = block_kv_bytes_per_token(spec, bytes_per_value)
-    rows, capacity = decoded_rows(slots), kv_capacity(context)
-    grown_from = min(rows, GROUP_ROWS) * capacity // 2
-    if rows <= 2 and capacity == KV_FIRST_STEP:
-        grown_from = 0  # the first step never grew
+    capacity = kv_capacity(context)
     _, cached = largest_prefill(spec.family, context)
     copied = kv_capacity(cached) if cached else 0
-    return (blocks * rows * capacity + grown_from + copied) * per_token
+    per_token = block_kv_bytes_per_token(spec, bytes_per_value)
+    return (blocks * decoded_rows(slots) * capacity + copied) * per_token
+
+
+def kv_growth_bytes(spec: ModelSpec, context: int, slots: int, bytes_per_value: int) -> int:
+    """Compute what a group's cache in one block grows from, beside what it grows to.
+
+    Blocks grow one after another, from at most half the rows or half the capacity.
+    """
+    rows, capacity = decoded_rows(slots), kv_capacity(context)
+    if rows <= 2 and capacity == KV_FIRST_STEP:
+        return 0  # the first step never grew
+    grown_from = min(rows, GROUP_ROWS) * capacity // 2
+    return grown_from * block_kv_bytes_per_token(spec, bytes_per_value)
 
 
 def running_bytes(
@@ -120,19 +129,29 @@ def running_bytes(
     blocks: int,
     precision: Precision,
     context: int,
+    slots: int,
     threads: int,
 ) -> int:
     """Compute what the blocks of a stage need beside weights and KV cache during a full prompt.
 
-    One slot prefills at a time.
+    One slot prefills at a time. What a prompt needed stays until other steps follow, so that a
+    cache may grow beside it. Where prompts are computed whole, that is a prompt of half the context
+    if there is one slot, and needs less than a full one; with more slots, others have decoded
+    meanwhile, which leaves the outputs of one block.
     """
     if blocks == 0:
         return 0
     per_value = value_bytes(precision, kind)
-    outputs = block_output_bytes(spec, blocks, context, per_value)
+    whole = spec.family == WHOLE_PROMPT_FAMILY
     if kind == "cpu" and precision in ("fp32", "fp16"):
-        return fp32_prefill_bytes(spec, context, threads) + outputs
-    return prefill_bytes(spec, context, per_value) + outputs
+        prefill = fp32_prefill_bytes(spec, context, threads)
+    else:
+        prefill = prefill_bytes(spec, context, per_value)
+    outputs = block_output_bytes(spec, blocks, context, per_value)
+    if whole and slots == 1:
+        return prefill + outputs
+    growing = kv_growth_bytes(spec, context, slots, per_value)
+    return prefill + max(outputs, growing + (outputs // blocks if whole else outputs))
 
 
 def logits_bytes(spec: ModelSpec, slots: int) -> int:
@@ -215,7 +234,7 @@ def stage_peaks(
     memory = stage_memory(*contents)
     held = memory.total_bytes - memory.workspace_bytes
     loading = loading_bytes(spec, kind, blocks, precision, lm_head_precision)
-    running = running_bytes(spec, kind, blocks, precision, context, threads)
+    running = running_bytes(spec, kind, blocks, precision, context, slots, threads)
     if lm_head_precision is not None:
         running += logits_bytes(spec, slots)
     return held - memory.kv_cache_bytes + loading, held + running
@@ -236,7 +255,7 @@ def stage_memory(
     `threads` of a CPU stage matter with fp32 weights.
     """
     kv_cache = kv_cache_bytes(spec, blocks, context, slots, value_bytes(precision, kind))
-    running = running_bytes(spec, kind, blocks, precision, context, threads)
+    running = running_bytes(spec, kind, blocks, precision, context, slots, threads)
     if lm_head_precision is not None:
         running += logits_bytes(spec, slots)
     # Parts load before there is a cache.

@@ -40,10 +40,10 @@ class StageMemory(_Document):
     kv_cache_bytes: int = Field(
         ge=0,
         default=0,
-        description="capacity x slots for these blocks, and one block's copy to grow",
+        description="capacity x rows for these blocks, and a copy to continue prompts",
     )
     workspace_bytes: int = Field(
-        ge=0, default=0, description="prefill, logits, copies while loading"
+        ge=0, default=0, description="prefill, a growing cache, logits, copies while loading"
     )
     runtime_bytes: int = Field(ge=0, default=0, description="device context and libraries")
     provenance: Provenance = Field(default="estimated", description="of all items together")

@@ -33,7 +33,7 @@ from tests.support.chatglm_checkpoint import Shape
 
 REPOSITORY = Path(__file__).parents[2]
 SHAPE = Shape(hidden=4096, heads=32, blocks=4, vocab=32768, max_context=2048)
-NEW_TOKENS = 8  # for each slot, so that the first is still running when the last has its prompt
+NEW_TOKENS = 8
 SPEED_STEPS = 32
 SAMPLE_SECONDS = 0.002
 SAMPLES_PER_LISTING = 50  # finding the processes takes longer than reading their counts
@@ -107,7 +107,7 @@ def main(folder: Path, runs: int, speed: bool, rows: tuple[int, ...]) -> None:
     questions = [
         Question(str(bundle.path), gpu, cpu, blocks, context, context - steps, steps, slots, speed)
         for gpu, cpu, blocks, context, slots in chosen
-        for steps in [SPEED_STEPS if speed else NEW_TOKENS * slots]
+        for steps in [SPEED_STEPS if speed else NEW_TOKENS]
     ]
     order = [question for question in questions for _ in range(runs)]
     if speed:

@@ -62,11 +62,12 @@ def answer(question: Question) -> dict[str, object]:
     generation = Generation()
     with open_session(plan, spec, bundle) as session:
         streams = [
-            session.engine.submit(
-                ids, Sampling(), question.new_tokens, generation=generation if last else None
-            )
-            for last in [False] * (question.slots - 1) + [True]
+            session.engine.submit(ids, Sampling(), _most_needed(spec.blocks, later))
+            for later in range(question.slots - 1, 0, -1)
         ]
+        streams.append(
+            session.engine.submit(ids, Sampling(), question.new_tokens, generation=generation)
+        )
         for stream in streams:
             for _ in stream:
                 pass
@@ -102,6 +103,15 @@ def answer(question: Question) -> dict[str, object]:
             if question.predict_step
             else None,
         }
+
+
+def _most_needed(blocks: int, later: int) -> int:
+    """Tokens of an answer that ends early in the last of so many later prompts.
+
+    Then most memory is needed: nobody decodes while the outputs of that prompt's blocks pile up.
+    Until then there is one step between two blocks of a prompt.
+    """
+    return 2 + blocks * (later - 1)
 
 
 def _step(question: Question, blocks: int, spec: ModelSpec, request: PlanRequest) -> float:

@@ -16,7 +16,9 @@ from scheduler.memory import (
     held_lm_head_bytes,
     hop_bytes,
     kv_cache_bytes,
+    kv_growth_bytes,
     loading_bytes,
+    running_bytes,
     stage_memory,
     stage_peaks,
 )
@@ -103,13 +105,33 @@ def test_the_cache_grows_in_steps(context: int, capacity: int) -> None:
 
 def test_kv_cache_by_hand() -> None:
     a_block = 2048 * 2 * 4096 * 2  # tokens, keys and values, width, fp16
-    half = a_block // 2  # what the last block to grow still holds of its old cache
-    assert kv_cache_bytes(CHATGLM, 23, 2048, 1, 2) == 23 * a_block + half
-    assert kv_cache_bytes(CHATGLM, 23, 1025, 3, 2) == 4 * (23 * a_block + half)  # pairs of rows
-    assert kv_cache_bytes(CHATGLM, 23, 2048, 8, 2) == 8 * 23 * a_block + 4 * half  # two groups
-    assert kv_cache_bytes(CHATGLM, 23, 64, 4, 2) == (4 * 23 + 2) * a_block // 32  # grew by rows
-    assert kv_cache_bytes(CHATGLM, 23, 64, 1, 2) == 23 * a_block // 32  # the first step never grew
+    assert kv_cache_bytes(CHATGLM, 23, 2048, 1, 2) == 23 * a_block
+    assert kv_cache_bytes(CHATGLM, 23, 1025, 3, 2) == 4 * 23 * a_block  # pairs of rows
+    assert kv_cache_bytes(CHATGLM, 23, 64, 1, 2) == 23 * a_block // 32
     assert kv_cache_bytes(CHATGLM, 0, 2048, 1, 2) == 0
+
+
+def test_what_a_cache_grows_from_by_hand() -> None:
+    a_row = 2048 * 2 * 4096 * 2
+    assert kv_growth_bytes(CHATGLM, 2048, 1, 2) == a_row // 2  # half the capacity
+    assert kv_growth_bytes(CHATGLM, 2048, 3, 2) == 2 * a_row  # two of four rows
+    assert kv_growth_bytes(CHATGLM, 2048, 8, 2) == 2 * a_row  # of one group
+    assert kv_growth_bytes(CHATGLM, 64, 4, 2) == 2 * a_row // 32
+    assert kv_growth_bytes(CHATGLM, 64, 2, 2) == 0  # the first step never grew
+
+
+def test_a_cache_grows_beside_what_the_last_prompt_left() -> None:
+    one, four = (
+        running_bytes(CHATGLM, "cpu", 5, "int8", 2048, slots, 2) - prefill_bytes(CHATGLM, 2048, 4)
+        for slots in (1, 4)
+    )
+    a_block = 2048 * 3 * 4096 * 4  # hidden states, key and value
+    assert one == 5 * a_block
+    assert four == max(5 * a_block, a_block + kv_growth_bytes(CHATGLM, 2048, 4, 4))
+    causal = replace(CHATGLM, family="llama")
+    beside = running_bytes(causal, "cpu", 5, "int8", 2048, 1, 2) - prefill_bytes(causal, 2048, 4)
+    grown_from = kv_growth_bytes(causal, 2048, 1, 4)
+    assert beside == block_output_bytes(causal, 5, 2048, 4) + grown_from
 
 
 def test_what_blocks_return_by_hand() -> None:
@@ -138,9 +160,9 @@ def test_a_causal_prompt_is_computed_in_chunks() -> None:
     assert prefill_bytes(causal, 128, 4) == 128 * (3 * 16384 + 2 * 4096 + 2 * (4096 + 192)) * 4
     per_token = 2 * 256 * 2  # keys and values of two heads, fp16
     assert block_output_bytes(causal, 23, 2048, 2) == 23 * 128 * (per_token + 4096 * 2)
-    assert kv_cache_bytes(causal, 23, 2048, 1, 2) == (23 * 2048 + 1024 + 2048) * per_token
-    assert kv_cache_bytes(causal, 23, 128, 1, 2) == (23 * 128 + 64) * per_token
-    assert kv_cache_bytes(causal, 23, 2048, 4, 2) == (4 * 23 + 2 + 1) * 2048 * per_token
+    assert kv_cache_bytes(causal, 23, 2048, 1, 2) == (23 + 1) * 2048 * per_token
+    assert kv_cache_bytes(causal, 23, 128, 1, 2) == 23 * 128 * per_token
+    assert kv_cache_bytes(causal, 23, 2048, 4, 2) == (4 * 23 + 1) * 2048 * per_token
 
 
 @pytest.mark.parametrize(

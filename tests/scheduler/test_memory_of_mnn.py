@@ -170,7 +170,7 @@ def test_blocks_take_what_is_planned(
     copies = loading_bytes(SPEC, "cpu", 1, precision, None)
     assert copies * 0.9 < loading - loaded < copies + MODULE_BYTES
     cache = kv_cache_bytes(SPEC, BLOCKS, TOKENS, 1, 4)
-    planned = cache + running_bytes(SPEC, "cpu", BLOCKS, precision, TOKENS, 1)
+    planned = cache + running_bytes(SPEC, "cpu", BLOCKS, precision, TOKENS, 1, 1)
     inputs = 2 << 20  # mask, tables and small buffers, within what a worker is planned to take
     assert planned * _LEAST_USED < grown < planned + inputs
 
@@ -184,6 +184,6 @@ def test_a_causal_prompt_takes_what_is_planned_for_its_chunks(
     spec = spec_of(CAUSAL)
     *_, grown = resident_bytes(tmp_path / "block.mnn", spec, "halves")
     cache = kv_cache_bytes(spec, BLOCKS, TOKENS, 1, 4)
-    planned = cache + running_bytes(spec, "cpu", BLOCKS, precision, TOKENS, 1)
+    planned = cache + running_bytes(spec, "cpu", BLOCKS, precision, TOKENS, 1, 1)
     inputs = 2 << 20
     assert planned * _LEAST_USED < grown < planned + inputs
