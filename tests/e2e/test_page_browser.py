@@ -518,9 +518,10 @@ def test_it_can_be_installed_and_opens_without_the_server(browser: Browser) -> N
         opened = Opened(context, server)
         opened.ask(QUESTION)
         opened.answered(ANSWER)
-        opened.wait_until(
-            "caches.open('glm-plan-page').then(cache => cache.keys())"
-            ".then(kept => kept.length > 25)"
+        opened.wait_until(  # everything that the page loaded, and the page
+            "Promise.all([location.href, ...performance.getEntriesByType('resource')"
+            ".map(one => one.name).filter(name => /(js|css)$/.test(name))]"
+            ".map(name => caches.match(name))).then(kept => kept.every(Boolean))"
         )
         assert opened.complaints == []
     opened.load()

@@ -13,11 +13,17 @@ self.addEventListener("install", (event) => {
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
 self.addEventListener("message", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(event.data.filter(isKept))));
+  event.waitUntil(keepMissing(event.data.filter(isKept)));
 });
 self.addEventListener("fetch", (event) => {
   if (event.request.method === "GET" && isKept(event.request.url)) event.respondWith(serve(event.request));
 });
+
+async function keepMissing(addresses) {
+  const cache = await caches.open(CACHE);
+  const kept = new Set((await cache.keys()).map((request) => request.url));
+  await cache.addAll(addresses.filter((address) => !kept.has(address)));
+}
 
 function isKept(address) {
   const { origin, pathname } = new URL(address);

@@ -80,11 +80,10 @@ await list.load();
 if (list.conversations.length) await open(list.conversations[0]);
 document.documentElement.dataset.started = "true";
 
-// Browsers have service workers on HTTPS and on this machine. What the first visit loaded before there was
-// one is kept for a visit without the server; later visits go through it.
+// Browsers have service workers on HTTPS and on this machine. What was loaded before the worker could see
+// it is kept as well, for a visit without the server.
 if (navigator.serviceWorker) {
-  const first = !navigator.serviceWorker.controller;
   navigator.serviceWorker.register("service-worker.js").catch(() => {});
   const { active } = await navigator.serviceWorker.ready;
-  if (first) active.postMessage(performance.getEntriesByType("resource").map((entry) => entry.name));
+  active.postMessage(performance.getEntriesByType("resource").map((entry) => entry.name));
 }
