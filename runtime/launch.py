@@ -17,9 +17,6 @@ from scheduler.plan import Plan, Precision, Stage
 from scheduler.units import format_size
 
 _CPU_BACKENDS = ("mnn:cpu", "ort:cpu")
-# Weights in groups this small come from files whose authors run them with activations in groups of
-# 32 (GGUF), or from small models, whose answers suffer most from one scale per token.
-_FINE_GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def _launch(
     lm_head = None
     if stage.lm_head_precision is not None:
         lm_head = _variant(bundle, "lm_head", backend, stage.lm_head_precision)
-    groups = [one.weight_block for one in (*(one for _, one in blocks), lm_head) if one]
+    variants = [one for _, one in blocks] + ([lm_head] if lm_head else [])
     return StageLaunch(
         device=stage.device,
         asked_backend=stage.backend,
@@ -107,7 +104,7 @@ def _launch(
         lm_head_file=bundle.file(lm_head.files[0]) if lm_head else None,
         layout=bundle.layout,
         precision=stage.precision,
-        fine_scales=any(group is not None and group <= _FINE_GROUP for group in groups),
+        fine_scales=any(one.fine_scales for one in variants),
     )
 
 

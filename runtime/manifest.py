@@ -16,6 +16,7 @@ MANIFEST_NAME = "manifest.json"
 LONGEST_NAME = 200
 EmbeddingDtype = Literal["bf16", "fp16", "fp32"]
 VALUE_BYTES: Mapping[EmbeddingDtype, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+FINE_GROUP = 64
 Layout = Literal["glm-plan", "article"]
 """How a folder's files are named and its graphs called: ours, or the article's of 2023."""
 
@@ -73,6 +74,15 @@ class Variant(_Document):
     def size_bytes(self) -> int:
         """Bytes of all its files on disk."""
         return sum(file.size_bytes for file in self.files)
+
+    @property
+    def fine_scales(self) -> bool:
+        """Whether MNN shall quantise activations in groups as small as the weights'.
+
+        Groups of 64 and fewer come from files whose authors run them with activations in groups of
+        32 (GGUF), or from small models, which suffer most from one scale per token.
+        """
+        return self.weight_block is not None and self.weight_block <= FINE_GROUP
 
 
 class Part(_Document):

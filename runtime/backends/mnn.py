@@ -20,14 +20,14 @@ BLOCK_OUTPUTS = ["y", "new_k", "new_v"]
 # Low memory keeps int8 and int4 weights as they are (activations are quantised per token); without
 # it MNN expands them to fp32. It changes nothing for fp16 and fp32 files.
 _LOW_MEMORY = 2
-_DYNAMIC_QUANT_OPTIONS, _SCALE_PER_GROUP = 5, 2  # MNN's hint, and its value
+_DYNAMIC_QUANT_OPTIONS, _SCALE_PER_TOKEN, _SCALE_PER_GROUP = 5, 0, 2  # MNN's hint and values
 
 
 def runtime_manager(kind: str, threads: int, fine_scales: bool = False) -> Any:
     """MNN's runtime manager of a stage on this kind of backend (cpu, cuda, ...).
 
     With `fine_scales`, activations get a scale for every group of weights, not one per token. Rows
-    computed by fours then differ in the last bits from rows by twos (docs/models.md).
+    computed by fours then differ in the last bits from rows by twos (docs/runtime.md).
     """
     # A GPU stage is planned for fp16 arithmetic; on a CPU (ARM) it would change answers.
     precision = "high" if kind == "cpu" else "low"
@@ -41,8 +41,8 @@ def runtime_manager(kind: str, threads: int, fine_scales: bool = False) -> Any:
             },
         )
     )
-    if fine_scales:
-        manager.set_hint(_DYNAMIC_QUANT_OPTIONS, _SCALE_PER_GROUP)
+    # Always set, since it holds for all managers of the process.
+    manager.set_hint(_DYNAMIC_QUANT_OPTIONS, _SCALE_PER_GROUP if fine_scales else _SCALE_PER_TOKEN)
     return manager
 
 

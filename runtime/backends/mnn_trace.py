@@ -9,23 +9,28 @@ import MNN
 import numpy as np
 from MNN import expr, nn
 
+from runtime.backends.mnn import runtime_manager
 from runtime.backends.protocol import FloatArray
 from scheduler.errors import EngineError
 
-# As stages on a CPU run: int8 and int4 weights stay as they are.
-_CONFIG = {"backend": "CPU", "precision": "high", "memory": 2}
-
 
 class TracedPart:
-    """A loaded part; ``outputs`` may name tensors inside the graph.
+    """A loaded part, as stages on a CPU run it; ``outputs`` may name tensors inside the graph.
 
     Raises EngineError when MNN cannot load the file or fails in it.
     """
 
-    def __init__(self, path: Path, inputs: list[str], outputs: list[str], threads: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: list[str],
+        outputs: list[str],
+        threads: int,
+        fine_scales: bool = False,
+    ) -> None:
         self._path = path
         self._inputs, self._outputs = inputs, outputs
-        self._manager = nn.create_runtime_manager(({**_CONFIG, "numThread": threads},))
+        self._manager = runtime_manager("cpu", threads, fine_scales)
         try:
             self._module = nn.load_module_from_file(
                 str(path), inputs, outputs, runtime_manager=self._manager, shape_mutable=True

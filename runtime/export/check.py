@@ -222,7 +222,7 @@ def _traced(bundle: Bundle, variant: Variant, inputs: list[str], outputs: list[s
         return OrtTracedPart(path, outputs, _threads())
     from runtime.backends.mnn_trace import TracedPart
 
-    return TracedPart(path, inputs, outputs, _threads())
+    return TracedPart(path, inputs, outputs, _threads(), variant.fine_scales)
 
 
 def _threads() -> int:

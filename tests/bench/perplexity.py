@@ -38,8 +38,7 @@ def stage_logits(bundle: Bundle, variant: Variant, threads: int) -> Logits:
     lm_head is what serves that precision, as in a run.
     """
     geometry, manifest = bundle.manifest.geometry, bundle.manifest
-    fine = variant.weight_block is not None and variant.weight_block <= 64  # as a launch does
-    backend = MnnBackend("cpu", threads, geometry.kv_heads, geometry.head_dim, fine)
+    backend = MnnBackend("cpu", threads, geometry.kv_heads, geometry.head_dim, variant.fine_scales)
     for part in manifest.parts[:-1]:
         alike = (one for one in part.variants if encoding_name(one) == encoding_name(variant))
         backend.load_block(bundle.file(next(alike).files[0]))
