@@ -26,8 +26,8 @@ _DYNAMIC_QUANT_OPTIONS, _SCALE_PER_TOKEN, _SCALE_PER_GROUP = 5, 0, 2  # MNN's hi
 def runtime_manager(kind: str, threads: int, fine_scales: bool = False) -> Any:
     """MNN's runtime manager of a stage on this kind of backend (cpu, cuda, ...).
 
-    With `fine_scales`, activations get a scale for every group of weights, not one per token. Rows
-    computed by fours then differ in the last bits from rows by twos (docs/runtime.md).
+    With `fine_scales`, activations get a scale for every group of weights, not one per token. Four
+    rows or more are then rounded otherwise than fewer (docs/runtime.md).
     """
     # A GPU stage is planned for fp16 arithmetic; on a CPU (ARM) it would change answers.
     precision = "high" if kind == "cpu" else "low"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+from hypothesis import strategies as st
 
 from runtime.export.bpe_document import AddedText, byte_level_document, word_pattern
 from runtime.export.sentencepiece_vocabulary import sentencepiece_vocabulary
@@ -19,6 +22,12 @@ TEXTS = [
     "for i in range(10):\n    x = [i]\n\tprint('the', x)\r\n",
 ]
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.\u0120"
+
+PARTS = st.sampled_from(
+    ["The capital of", " Paris", "法国", "的首都", "𝄞", "é", "\n", "\t", "  ", " " * 7, "12345"]
+)
+SOME = st.lists(PARTS | st.text(max_size=6), max_size=10).map("".join)
+PLAIN_TEXTS = SOME.filter(lambda text: not re.search("[\ud800-\udfff\0\u2581\ufdd0\ufdd1]", text))
 
 
 def write_letters(directory: Path) -> None:
