@@ -12,9 +12,14 @@ from scheduler.profiles import load_model, model_names
 
 def spec_of_bundle(bundle: Bundle) -> ModelSpec:
     """The ModelSpec of a bundle; a profile of the same name and geometry adds its reserve rule."""
-    geometry = bundle.manifest.geometry
-    spec = ModelSpec(
-        name=bundle.manifest.model,
+    spec = spec_of_geometry(bundle.manifest.model, bundle.manifest.geometry)
+    return replace(spec, reserve_rule=_published_rule(spec))
+
+
+def spec_of_geometry(name: str, geometry: Geometry) -> ModelSpec:
+    """The ModelSpec of a decoder of this geometry, whose lm_head is a part of its own."""
+    return ModelSpec(
+        name=name,
         family=geometry.family,
         hidden_size=geometry.hidden_size,
         ffn_size=geometry.ffn_size,
@@ -33,7 +38,6 @@ def spec_of_bundle(bundle: Bundle) -> ModelSpec:
         tied_embeddings=False,  # a bundle keeps embedding and lm_head as parts of their own
         qk_norm=geometry.qk_norm,
     )
-    return replace(spec, reserve_rule=_published_rule(spec))
 
 
 def geometry_of(spec: ModelSpec, layernorm_epsilon: float) -> Geometry:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import ValidationError
 
+from runtime.bundle_spec import spec_of_geometry
 from runtime.geometry import Geometry
 from runtime.rotary import Rotary
 from runtime.strict_json import validation_sentence
@@ -52,27 +53,9 @@ class DecoderConfig:
 
 
 def spec_of(config: DecoderConfig) -> ModelSpec:
-    """The decoder as the planner counts it."""
-    return ModelSpec(
-        name=config.name,
-        family=config.family,
-        hidden_size=config.hidden_size,
-        ffn_size=config.ffn_size,
-        blocks=config.blocks,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        vocab_size=config.vocab_size,
-        max_context=config.max_context,
-        norm=config.norm,
-        gated_mlp=config.gated_mlp,
-        qkv_bias=config.qkv_bias,
-        attention_output_bias=config.attention_output_bias,
-        mlp_bias=config.mlp_bias,
-        norms_per_block=4 if config.sandwich_norms else 2,
-        tied_embeddings=config.tied_embeddings,
-        qk_norm=config.qk_norm,
-    )
+    """The decoder as the planner counts it; raises as `geometry_of`."""
+    spec = spec_of_geometry(config.name, geometry_of(config))
+    return replace(spec, tied_embeddings=config.tied_embeddings)
 
 
 def geometry_of(config: DecoderConfig) -> Geometry:
