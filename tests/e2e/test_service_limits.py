@@ -187,7 +187,7 @@ def test_a_bundle_that_does_not_load_ends_the_server(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_is_told_and_comes_back() -> None:
     with running_server() as server:
-        running = Streaming(server)
+        running = Streaming(server, logit_bias={"838": 100.0})  # prints from its first token on
         assert running.begun.wait(60)
         for child in psutil.Process(server.process.pid).children():
             if re.search("spawn_main", " ".join(child.cmdline())):
