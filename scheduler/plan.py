@@ -19,7 +19,9 @@ Precision = Literal["fp32", "fp16", "int8", "int4"]
 Provenance = Literal["measured", "calibrated", "estimated", "given"]
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
+    """What every part of a plan is: frozen, without unknown fields, named in JSON by aliases."""
+
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -29,7 +31,7 @@ class _Document(BaseModel):
     )
 
 
-class StageMemory(_Document):
+class StageMemory(Document):
     """Bytes that a stage holds on its device, itemised.
 
     The JSON also states `total_bytes`; a document where it is not the sum of the items is refused.
@@ -74,7 +76,7 @@ class StageMemory(_Document):
         return memory
 
 
-class Stage(_Document):
+class Stage(Document):
     """A contiguous run of parts on one device, with its own runtime manager and process."""
 
     device: str = Field(description="gpu0, gpu1, ... or cpu", pattern=r"^(cpu|gpu[0-9]+)$")
@@ -113,7 +115,7 @@ class Stage(_Document):
         return self
 
 
-class RamBudget(_Document):
+class RamBudget(Document):
     """RAM of the host: every CPU stage, every stage's process, and the process that drives them."""
 
     needed_bytes: int = Field(ge=0)
@@ -125,7 +127,7 @@ class RamBudget(_Document):
     provenance: Provenance = Field(default="estimated", description="of the needed bytes")
 
 
-class StageSpeed(_Document):
+class StageSpeed(Document):
     """Predicted seconds of one stage without lm_head and hops, and the constants' origin."""
 
     device: str
@@ -135,7 +137,7 @@ class StageSpeed(_Document):
     source: str = Field(description="where the device's constants come from")
 
 
-class PlanSpeed(_Document):
+class PlanSpeed(Document):
     """What a plan will do, predicted from constants of its devices; see docs/numbers.md.
 
     One decode step gives one token to each of the plan's slots. Stages take turns.
@@ -156,7 +158,7 @@ class PlanSpeed(_Document):
     provenance: Provenance = Field(description="of the least certain constants among these")
 
 
-class Plan(_Document):
+class Plan(Document):
     """Where every part of a model lives; the JSON of this class is a contract.
 
     Stages are in execution order; their blocks cover 0..n-1 once. The embedding is read from disk

@@ -53,8 +53,8 @@ def profile_files(kind: Kind) -> dict[str, Path]:
     return {stem: file for stem, file in shipped.items() if stem not in mine} | mine
 
 
-def read_profile(file: Path, schema: type[Schema]) -> Schema:
-    """Read one TOML file and check it against a pydantic model.
+def read_profile(file: Path, schema: type[Schema], what: str = "profile") -> Schema:
+    """Read one TOML file and check it against a pydantic model; `what` names its kind.
 
     Raises UserInputError that names the file, the key and what was expected.
     """
@@ -80,7 +80,7 @@ def read_profile(file: Path, schema: type[Schema]) -> Schema:
     try:
         return schema.model_validate(document)
     except ValidationError as error:
-        raise UserInputError(f"{file}: {_first_fault(error, schema)}") from None
+        raise UserInputError(f"{file}: {_first_fault(error, schema, what)}") from None
 
 
 def _own_dir(kind: str, windows: str, folder: str, xdg: str, default: str) -> Path:
@@ -111,14 +111,14 @@ def _toml_files(directory: Path) -> dict[str, Path]:
     return {file.stem.casefold(): file for file in entries if file.suffix.lower() == ".toml"}
 
 
-def _first_fault(error: ValidationError, schema: type[BaseModel]) -> str:
+def _first_fault(error: ValidationError, schema: type[BaseModel], what: str) -> str:
     fault = error.errors(include_url=False)[0]
     key = _path(fault["loc"])
     if fault["type"] == "missing":
         return f"{key} is missing."
     if fault["type"] == "extra_forbidden":
         known = [name for name in _keys(schema, fault["loc"][:-1]) if name]
-        return f"{key} is no key of a profile; {near_matches(str(fault['loc'][-1]), known)}"
+        return f"{key} is no key of a {what}; {near_matches(str(fault['loc'][-1]), known)}"
     if fault["type"] == "value_error":
         return f"{_expectation(fault)}."
     return f"{key or 'the file'} is {show_value(fault['input'])}; {_expectation(fault)}."
