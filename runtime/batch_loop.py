@@ -14,7 +14,8 @@ from multiprocessing import Pipe
 
 from runtime.batching import choose_group
 from runtime.embedding import EmbeddingFile
-from runtime.pipeline import Finished, Pipeline
+from runtime.pipeline import Finished
+from runtime.pipeline_protocol import StagePipeline
 from runtime.slots import Group, Request
 from runtime.step_message import Kind, Status, StepMessage
 from runtime.stream import FinishReason
@@ -29,7 +30,7 @@ class BatchLoop:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        pipeline: StagePipeline,
         embedding: EmbeddingFile,
         sizes: tuple[int, ...],
         stages_at_once: int,

@@ -13,6 +13,7 @@ from runtime.bundle import Bundle
 from runtime.embedding import EmbeddingFile
 from runtime.launch import StageLaunch
 from runtime.pipeline import Pipeline, ProgressCallback
+from runtime.pipeline_protocol import PipelineFactory, StagePipeline
 from runtime.sampling import Sampling
 from runtime.slots import Request
 from runtime.stream import Generation, Stream
@@ -28,8 +29,9 @@ class Engine:
 
     `slots` requests run at once, each with a context of `context_tokens`; at most `queue_limit`
     more wait. The article's graphs run one request at a time, whatever `slots` says. `cores` is
-    what the stages on the processor share (None: all that this process may use). Raises EngineError
-    when a stage fails, and what `Pipeline` raises while loading.
+    what the stages on the processor share (None: all that this process may use). `start_pipeline`
+    starts the stages, here or on the machines of a cluster. Raises EngineError when a stage fails,
+    and what the pipeline raises while loading.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Engine:
         slots: int = 1,
         queue_limit: int = QUEUE_LIMIT,
         cores: int | None = None,
+        start_pipeline: PipelineFactory = Pipeline,
     ) -> None:
         manifest = bundle.manifest
         geometry = manifest.geometry
@@ -59,7 +62,9 @@ class Engine:
         on_cpu = [one.threads for one in launches if one.backend.endswith(":cpu")]
         at_once = stages_at_once(on_cpu, len(launches) - len(on_cpu), cores or _usable_cores())
         sizes = group_sizes(self.slots, at_once)
-        self.pipeline = Pipeline(launches, geometry, len(sizes), self.context_tokens, on_progress)
+        self.pipeline: StagePipeline = start_pipeline(
+            launches, geometry, len(sizes), self.context_tokens, on_progress
+        )
         self._loop = BatchLoop(
             self.pipeline, embedding, sizes, at_once, queue_limit, chunked=not self._prefix_mask
         )

@@ -1,12 +1,19 @@
-"""Lanes: where the hidden states, logits and times of each step in flight lie in shared memory."""
+"""Lanes: where the hidden states, logits and times of each step in flight lie in memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from runtime.backends.protocol import FloatArray
-from runtime.shared_array import SharedArray
 from runtime.step_message import MOST_ROWS
+
+
+class Numbers(Protocol):
+    """A run of fp32 numbers, seen by several processes (SharedArray) or by one (LocalArray)."""
+
+    def view(self, *shape: int, start: int = 0) -> FloatArray:
+        """The numbers from `start` on in this shape, writable."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class LaneShape:
         """Seconds of every stage and of lm_head, for each lane."""
         return (self.decode_lanes + 1) * (self.stages + 1)
 
-    def hidden(self, boundary: SharedArray, lane: int, positions: int) -> FloatArray:
+    def hidden(self, boundary: Numbers, lane: int, positions: int) -> FloatArray:
         """Hidden states [positions, hidden_size]: of rows in a decode lane, of tokens in a prefill.
 
         Positions of a prefill are those of its new tokens.
@@ -48,10 +55,10 @@ class LaneShape:
         start = lane * MOST_ROWS * self.hidden_size
         return boundary.view(positions, self.hidden_size, start=start)
 
-    def logits(self, array: SharedArray, lane: int, rows: int) -> FloatArray:
+    def logits(self, array: Numbers, lane: int, rows: int) -> FloatArray:
         """Logits [rows, vocab_size] of a lane."""
         return array.view(rows, self.vocab_size, start=lane * MOST_ROWS * self.vocab_size)
 
-    def times(self, array: SharedArray, lane: int) -> FloatArray:
+    def times(self, array: Numbers, lane: int) -> FloatArray:
         """Seconds [stages + 1] that a lane's last step computed in each stage, then in lm_head."""
         return array.view(self.stages + 1, start=lane * (self.stages + 1))

@@ -68,17 +68,18 @@ def launches_of(
     """
     _require_one_adapter(plan, working_backends)
     return [
-        _launch(stage, bundle, working_backends, cuda_devices, threads) for stage in plan.stages
+        launch_of(stage, bundle, working_backends, cuda_devices, threads) for stage in plan.stages
     ]
 
 
-def _launch(
+def launch_of(
     stage: Stage,
     bundle: Bundle,
     working: frozenset[str],
     cuda_devices: Mapping[str, str],
     threads: int,
 ) -> StageLaunch:
+    """What to start for one stage, as `launches_of`."""
     backend = stage.backend if stage.backend in working else _cpu_backend(bundle, working)
     on_cuda = backend.endswith(":cuda")
     if on_cuda and stage.device not in cuda_devices:

@@ -7,19 +7,20 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 import numpy as np
+import psutil
 
 from runtime.backends.protocol import FloatArray
+from runtime.chain import loop_config, needs_head_visit, worker_config
 from runtime.geometry import Geometry
 from runtime.lanes import LaneShape
 from runtime.launch import StageLaunch
 from runtime.shared_array import SharedArray
 from runtime.stage import Step
-from runtime.stage_loop import LoopConfig
 from runtime.step_message import Kind, Reply, Status, StepMessage
 from runtime.worker import Failed, Loaded, Ready, WorkerConfig, worker_main
 from scheduler.errors import EngineError
@@ -95,10 +96,7 @@ class Pipeline:
         self._times = SharedArray.create(self.lanes.times_numbers)
         self._running: dict[int, tuple[StepMessage, float]] = {}
         self._sequence = 0
-        last_blocks = max(n for n, launch in enumerate(launches) if launch.block_files)
-        # lm_head before the last blocks needs a second visit of the chain.
-        self._head_visit = any(launch.lm_head_file for launch in launches[:last_blocks])
-        self._last_blocks = last_blocks
+        self._head_visit = needs_head_visit(launches)
         try:
             self._start_all()
             self._await_ready(on_progress)
@@ -128,32 +126,15 @@ class Pipeline:
             before = next_before
 
     def _config(self, number: int, launch: StageLaunch) -> WorkerConfig:
-        geometry = self._geometry
-        return WorkerConfig(
-            backend=launch.backend,
-            cuda_device=launch.cuda_device,
-            threads=launch.threads,
-            half_arithmetic=launch.precision == "fp16",
-            fine_scales=launch.fine_scales,
-            kv_heads=geometry.kv_heads,
-            head_dim=geometry.head_dim,
-            rotary=geometry.turning,
-            lanes=self.lanes,
-            block_files=launch.block_files,
-            lm_head_file=launch.lm_head_file,
-            layout=launch.layout,
-            loop=LoopConfig(
-                number=number,
-                has_blocks=bool(launch.block_files),
-                has_lm_head=launch.lm_head_file is not None,
-                blocks_follow=number < self._last_blocks,
-                input_name=self._boundaries[number].name,
-                output_name=self._boundaries[number + 1].name,
-                final_name=self._boundaries[-1].name,
-                logits_name=self._logits.name,
-                times_name=self._times.name,
-            ),
+        loop = replace(
+            loop_config(self.launches, number),
+            input_name=self._boundaries[number].name,
+            output_name=self._boundaries[number + 1].name,
+            final_name=self._boundaries[-1].name,
+            logits_name=self._logits.name,
+            times_name=self._times.name,
         )
+        return worker_config(launch, self._geometry, self.lanes, loop)
 
     def _await_ready(self, on_progress: ProgressCallback | None) -> None:
         waiting = dict(enumerate(self._workers))
@@ -191,6 +172,13 @@ class Pipeline:
     def process_ids(self) -> list[int]:
         """Operating system ids of the workers, in the order of the stages."""
         return [process.pid for process, _ in self._workers if process.pid is not None]
+
+    def resident_bytes(self) -> list[int]:
+        """Resident memory of each worker now; as loaded, where one has just ended."""
+        try:
+            return [psutil.Process(one).memory_info().rss for one in self.process_ids]
+        except psutil.Error:
+            return list(self.rss_bytes)
 
     def next_sequence(self) -> int:
         """A number for the next message."""

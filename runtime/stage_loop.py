@@ -6,30 +6,70 @@ import contextlib
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from typing import Protocol
 
 from runtime.article.stage import ArticleStage
 from runtime.backends.protocol import FloatArray
-from runtime.lanes import LaneShape
+from runtime.lanes import LaneShape, Numbers
 from runtime.shared_array import SharedArray
 from runtime.stage import Stage
 from runtime.step_message import Kind, Reply, Status, StepMessage
 from scheduler.errors import EngineError
 
 
+class Outlet(Protocol):
+    """Takes messages and answers: a pipe, or a connection to another machine."""
+
+    def send_bytes(self, data: bytes, /) -> None:
+        """Send one message whole."""
+
+
+class Inlet(Protocol):
+    """Gives messages in the order in which they were sent."""
+
+    def recv_bytes(self) -> bytes:
+        """The next message; EOFError when there will be none."""
+
+    def poll(self) -> bool:
+        """Whether a message waits."""
+
+
 @dataclass(frozen=True)
 class LoopConfig:
-    """Where this stage stands in the chain, and the names of the shared memory it sees."""
+    """Where this stage stands in the chain, and the names of the shared memory it sees, if any."""
 
     number: int
     has_blocks: bool
     has_lm_head: bool
     blocks_follow: bool  # in a later stage
-    input_name: str
-    output_name: str
-    final_name: str  # hidden states after the last block
-    logits_name: str
-    times_name: str
+    input_name: str = ""
+    output_name: str = ""
+    final_name: str = ""  # hidden states after the last block
+    logits_name: str = ""
+    times_name: str = ""
+
+
+@dataclass(frozen=True)
+class LoopArrays:
+    """Where a stage finds hidden states and leaves its own, its logits and its times."""
+
+    incoming: Numbers
+    outgoing: Numbers
+    final: Numbers  # hidden states after the last block
+    logits: Numbers
+    times: Numbers
+
+    @classmethod
+    def attached(cls, config: LoopConfig) -> LoopArrays:
+        """The shared memory that the parent made."""
+        names = (
+            config.input_name,
+            config.output_name,
+            config.final_name,
+            config.logits_name,
+            config.times_name,
+        )
+        return cls(*map(SharedArray.attach, names))
 
 
 class StageLoop:
@@ -43,17 +83,15 @@ class StageLoop:
         config: LoopConfig,
         lanes: LaneShape,
         stage: Stage | ArticleStage,
-        control: Connection,
-        inbox: Connection,
-        after: Connection | None,
+        control: Outlet,
+        inbox: Inlet,
+        after: Outlet | None,
+        arrays: LoopArrays,
     ) -> None:
         self._config, self._lanes, self._stage = config, lanes, stage
         self._control, self._inbox, self._after = control, inbox, after
-        self._incoming = SharedArray.attach(config.input_name)
-        self._outgoing = SharedArray.attach(config.output_name)
-        self._final = SharedArray.attach(config.final_name)
-        self._logits = SharedArray.attach(config.logits_name)
-        self._times = SharedArray.attach(config.times_name)
+        self._incoming, self._outgoing = arrays.incoming, arrays.outgoing
+        self._final, self._logits, self._times = arrays.final, arrays.logits, arrays.times
         self._aborted: int | None = None
 
     def serve(self) -> None:
@@ -152,7 +190,7 @@ class StageLoop:
         times = self._lanes.times(self._times, message.lane)
         times[self._lanes.stages] = time.perf_counter() - began
 
-    def _last_positions(self, boundary: SharedArray, message: StepMessage) -> FloatArray:
+    def _last_positions(self, boundary: Numbers, message: StepMessage) -> FloatArray:
         positions = message.tokens if message.lane == self._lanes.prefill_lane else 0
         hidden = self._lanes.hidden(boundary, message.lane, positions or len(message.rows))
         return hidden[-1:] if positions else hidden

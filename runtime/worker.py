@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +17,7 @@ from runtime.lanes import LaneShape
 from runtime.manifest import Layout
 from runtime.rotary import Rotary
 from runtime.stage import Stage
-from runtime.stage_loop import LoopConfig, StageLoop
+from runtime.stage_loop import LoopArrays, LoopConfig, StageLoop
 from scheduler.errors import GlmPlanError
 
 
@@ -75,8 +76,11 @@ def worker_main(
     _silence_stdout()
     return_freed_memory()
     try:
-        stage = _load(config, control)
-        loop = StageLoop(config.loop, config.lanes, stage, control, before or control, after)
+        stage = load_stage(config, control.send)
+        arrays = LoopArrays.attached(config.loop)
+        loop = StageLoop(
+            config.loop, config.lanes, stage, control, before or control, after, arrays
+        )
         control.send(Ready(psutil.Process().memory_info().rss))
         loop.serve()
     except GlmPlanError as error:
@@ -92,7 +96,8 @@ def _silence_stdout() -> None:
     os.close(nowhere)
 
 
-def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
+def load_stage(config: WorkerConfig, tell: Callable[[Loaded], None]) -> Stage | ArticleStage:
+    """Load the parts of a stage, telling of each; EngineError where one cannot be loaded."""
     if config.cuda_device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = config.cuda_device
     # Imported here: the parent shares this module but must never load an engine.
@@ -114,10 +119,10 @@ def _load(config: WorkerConfig, control: Connection) -> Stage | ArticleStage:
     process = psutil.Process()
     for number, path in config.block_files:
         backend.load_block(path)
-        control.send(Loaded(f"block {number}", process.memory_info().rss))
+        tell(Loaded(f"block {number}", process.memory_info().rss))
     if config.lm_head_file is not None:
         backend.load_lm_head(config.lm_head_file)
-        control.send(Loaded("lm_head", process.memory_info().rss))
+        tell(Loaded("lm_head", process.memory_info().rss))
     if isinstance(backend, ArticleBackend):
         return ArticleStage(backend, config.lanes.vocab_size)
     return Stage(backend, config.rotary, config.lanes.most_tokens + 1)

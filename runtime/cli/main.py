@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gpus": ("runtime.cli.gpus", "List GPUs with their published figures."),
     "pull": ("runtime.cli.pull", "Fetch a model from a Hugging Face hub."),
     "export": ("runtime.cli.export", "Turn a checkpoint into a bundle that can be split."),
+    "cluster": ("runtime.cli.cluster", "Look at models that run on several machines."),
     "bundle": ("runtime.cli.bundle", "Look into exported models, check and compare them."),
     "demo": ("runtime.cli.demo", "Plan, export, split and run the tiny model, end to end."),
 }

@@ -14,7 +14,7 @@ import pytest
 from runtime.backends.protocol import FloatArray
 from runtime.lanes import LaneShape
 from runtime.shared_array import SharedArray
-from runtime.stage_loop import LoopConfig, StageLoop
+from runtime.stage_loop import LoopArrays, LoopConfig, StageLoop
 from runtime.step_inputs import Row
 from runtime.step_message import Kind, Reply, Status, StepMessage
 from scheduler.errors import EngineError
@@ -92,7 +92,8 @@ def rig() -> Iterator[Rig]:
     ours, theirs = Pipe()
     stage = CountingStage(threading.Semaphore(0))
     config = LoopConfig(0, True, True, False, names[0], names[1], names[1], names[2], names[3])
-    loop = StageLoop(config, LANES, stage, theirs, theirs, None)  # type: ignore[arg-type]
+    shared = LoopArrays.attached(config)
+    loop = StageLoop(config, LANES, stage, theirs, theirs, None, shared)  # type: ignore[arg-type]
 
     def serve() -> None:
         with pytest.raises(EOFError):
