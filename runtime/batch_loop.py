@@ -160,7 +160,9 @@ class BatchLoop:
             request = self._queue.popleft()
         generation = request.stream.generation
         generation.queued_seconds = time.perf_counter() - generation.started
-        kept = [group.longest_kept(request.prompt_ids) for group in self._groups]
+        # What is replayed gave its answer from a prompt that was computed; so it is again.
+        reusable = [] if generation.token_ids else request.prompt_ids
+        kept = [group.longest_kept(reusable) for group in self._groups]
         reused, row = max(kept)
         if reused:
             group = self._groups[kept.index((reused, row))]
@@ -208,7 +210,7 @@ class BatchLoop:
             sources=arrangement.sources,
             rows=tuple(steps[row].row if row in steps else None for row in range(arrangement.rows)),
         )
-        ids = [request.stream.generation.token_ids[-1] for request in steps.values()]
+        ids = [request.next_id for request in steps.values()]
         hidden = self._pipeline.hidden(group.number, arrangement.rows)
         hidden[list(steps)] = self._embedding.lookup(ids)
         group.busy = True
@@ -232,7 +234,7 @@ class BatchLoop:
                 self._release(group, request, finished.error)
                 continue
             request.took_step(finished.time)
-            reason = request.choose(logits[row])
+            reason = request.take(logits[row])
             if reason is not None:
                 self._release(group, request, reason)
 
@@ -246,7 +248,7 @@ class BatchLoop:
             if not request.decoding:
                 self._prefill(group, request)
                 return
-            reason = request.choose(self._pipeline.logits(finished.message)[0])
+            reason = request.take(self._pipeline.logits(finished.message)[0])
             if reason is not None:
                 self._release(group, request, reason)
 

@@ -78,14 +78,21 @@ class Engine:
         stop_ids: frozenset[int] = frozenset(),
         ignore_end: bool = False,
         generation: Generation | None = None,
+        replayed_ids: Sequence[int] = (),
     ) -> Stream:
         """Queue a request; its tokens stream as they are computed, whether they are read or not.
 
         ChatGLM's `prompt_ids` end with [gMASK] and <sop>. `stop_ids` end the answer beside the
-        model's own end tokens; with `ignore_end` those are tokens like others. Raises
-        UserInputError when the prompt does not fit the context, and for sampling where the model
-        returns no logits, BusyError when the queue is full, EngineError when a stage has failed
-        before.
+        model's own end tokens; with `ignore_end` those are tokens like others.
+
+        `replayed_ids` continue an answer whose first tokens came from another engine. They are read
+        one by one, as they were then, and are not streamed: the stream begins with the token after
+        them. `generation` counts them among `token_ids` and `logprobs`, and they count towards
+        `max_new_tokens`; its times are those of the tokens after them.
+
+        Raises UserInputError when the prompt does not fit the context, and for sampling where the
+        model returns no logits, BusyError when the queue is full, EngineError when a stage has
+        failed before.
         """
         require_greedy(self._bundle, sampling)
         length = len(prompt_ids)
@@ -97,7 +104,20 @@ class Engine:
                 f" shorten it by {length - self.context_tokens + 1} or more, or plan a larger"
                 " --context."
             )
+        replayed = list(replayed_ids)
+        vocabulary = self._bundle.manifest.geometry.vocab_size
+        if not all(0 <= token < vocabulary for token in replayed):
+            raise UserInputError(
+                f"a token to replay is not in the vocabulary of {vocabulary}; replay what the same"
+                " model answered."
+            )
+        if length + len(replayed) > self.context_tokens + 1:
+            raise UserInputError(
+                f"{length} tokens of the prompt and {len(replayed)} to replay do not fit the"
+                f" context of {self.context_tokens}; plan the --context that they came from."
+            )
         generation = Generation() if generation is None else generation
+        generation.token_ids[:] = replayed
         generation.started = time.perf_counter()
         generation.prompt_tokens = length
         stream = Stream(generation, self._loop.ring)

@@ -17,7 +17,11 @@ from runtime.stream import FinishReason, Stream
 
 @dataclass
 class Request:
-    """One request from its arrival to its end; `cached` tokens are in the cache."""
+    """One request from its arrival to its end; `cached` tokens are in the cache.
+
+    Tokens of the answer that are known while they are not in the cache are replayed: decode steps
+    take them as they are, and nothing is chosen or streamed until they are all there.
+    """
 
     stream: Stream
     prompt_ids: Sequence[int]
@@ -33,6 +37,21 @@ class Request:
     def decoding(self) -> bool:
         """Whether its prompt is in the cache."""
         return self.cached >= len(self.prompt_ids)
+
+    @property
+    def replays(self) -> bool:
+        """Whether the step that was taken last leads to a token that is known already."""
+        return self._answered < len(self.stream.generation.token_ids)
+
+    @property
+    def next_id(self) -> int:
+        """The token that the next decode step reads."""
+        return self.stream.generation.token_ids[self._answered]
+
+    @property
+    def _answered(self) -> int:
+        """Tokens of the answer in the cache."""
+        return self.cached - len(self.prompt_ids)
 
     @property
     def room(self) -> int:
@@ -53,12 +72,28 @@ class Request:
         generation.prefill = taken if before is None else before.plus(taken)
 
     def took_step(self, taken: StepTime) -> None:
-        """Record a decode step."""
+        """Record a decode step; one that replays gives no token, nor does its time count."""
         self.cached += 1
-        self.stream.generation.decode.append(taken)
+        if not self.replays and self.stream.generation.first_token_seconds:
+            self.stream.generation.decode.append(taken)
 
-    def choose(self, logits: FloatArray) -> FinishReason | None:
+    def take(self, logits: FloatArray) -> FinishReason | None:
         """Take the next token from logits [vocab_size]; how the answer ends, if it does."""
+        return self._replay(logits) if self.replays else self._choose(logits)
+
+    def _replay(self, logits: FloatArray) -> FinishReason | None:
+        generation, wanted = self.stream.generation, self.sampling.top_logprobs
+        if wanted is not None and len(generation.logprobs) <= self._answered:
+            generation.logprobs.append(token_logprobs(logits, self.next_id, wanted))
+        last = self._answered + 1 == len(generation.token_ids)
+        return "length" if last and self._full else None
+
+    @property
+    def _full(self) -> bool:
+        tokens = len(self.stream.generation.token_ids)
+        return tokens >= self.max_new_tokens or self.cached >= self.context_tokens
+
+    def _choose(self, logits: FloatArray) -> FinishReason | None:
         generation, sampling = self.stream.generation, self.sampling
         so_far = generation.token_ids
         began = time.perf_counter()
@@ -66,7 +101,7 @@ class Request:
         now = time.perf_counter()
         generation.sampler_seconds += now - began
         generation.total_seconds = now - generation.started
-        if not generation.decode:
+        if not generation.first_token_seconds:
             generation.first_token_seconds = generation.total_seconds
         if token_id in self.end_ids:
             return "stop"
@@ -75,8 +110,7 @@ class Request:
         so_far.append(token_id)
         generation.token_seconds.append(generation.total_seconds)
         self.stream.push(token_id)
-        full = len(so_far) >= self.max_new_tokens or self.cached >= self.context_tokens
-        return "length" if full else None
+        return "length" if self._full else None
 
 
 @dataclass

@@ -23,7 +23,7 @@ class Generation:
 
     prompt_tokens: int = 0
     reused_tokens: int = 0  # of the prompt, found in the cache
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)  # replayed ones included
     finish_reason: FinishReason | None = None  # stop: the model ended; length: no room, or limit
     started: float = 0.0
     queued_seconds: float = 0.0
