@@ -11,16 +11,19 @@ PREFILL_CHUNK = 128
 KV_FIRST_STEP = 64
 """Tokens of the smallest KV cache; capacity doubles from here, so that shapes change rarely."""
 
+KV_LAST_STEP = 256
+"""Tokens by which a KV cache grows once doubling would add more: attention reads all of them."""
+
 WHOLE_PROMPT_FAMILY = "chatglm"
 """The family whose tokens see the prompt behind them, so that it cannot be divided."""
 
 
 def kv_capacity(context: int) -> int:
-    """Round a context up to the size its KV cache grows to: 64, 128, 256, ... tokens."""
+    """Round a context up to the size its KV cache grows to: 64, 128, 256, 512, 768, ... tokens."""
     capacity = KV_FIRST_STEP
-    while capacity < context:
+    while capacity < min(context, KV_LAST_STEP):
         capacity *= 2
-    return capacity
+    return capacity if context <= capacity else -(-context // KV_LAST_STEP) * KV_LAST_STEP
 
 
 def decoded_rows(slots: int) -> int:

@@ -9,15 +9,15 @@ from scheduler.machine import Machine
 from scheduler.model import ModelSpec
 from scheduler.plan import Provenance
 from scheduler.report.document import Source
-from scheduler.slots import KV_FIRST_STEP
+from scheduler.slots import KV_FIRST_STEP, KV_LAST_STEP
 from scheduler.speed import DEFAULT_PROMPT
 from scheduler.units import format_size
 
 ASSUMPTIONS = (
     "Memory is counted as the devices hold it, not as files are: on x86 MNN expands fp16 weights to"
     " fp32 in RAM, and an int8 or int4 block on CUDA carries an fp16 copy of its largest matrix.",
-    f"The KV cache counts at its capacity, which grows {KV_FIRST_STEP}, {2 * KV_FIRST_STEP},"
-    f" {4 * KV_FIRST_STEP}, ... tokens, for every slot.",
+    f"The KV cache counts at its capacity for every slot: {KV_FIRST_STEP} tokens, doubled up to"
+    f" {KV_LAST_STEP}, then the next multiple of {KV_LAST_STEP}.",
     "tok/s is decode at a full context: every slot has as many tokens behind it as the context"
     " holds. A shorter conversation is faster.",
     f"Time to first token is for a prompt of {DEFAULT_PROMPT} tokens, or of the context where that"

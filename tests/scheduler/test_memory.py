@@ -97,7 +97,7 @@ def test_lm_head() -> None:
 
 @pytest.mark.parametrize(
     ("context", "capacity"),
-    [(1, 64), (64, 64), (65, 128), (1000, 1024), (1024, 1024), (1025, 2048), (2048, 2048)],
+    [(1, 64), (64, 64), (65, 128), (257, 512), (1000, 1024), (1025, 1280), (2048, 2048)],
 )
 def test_the_cache_grows_in_steps(context: int, capacity: int) -> None:
     assert kv_capacity(context) == capacity
