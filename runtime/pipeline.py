@@ -14,6 +14,7 @@ from multiprocessing.context import SpawnProcess
 import numpy as np
 import psutil
 
+from runtime.allocator import huge_pages
 from runtime.backends.protocol import FloatArray
 from runtime.chain import loop_config, needs_head_visit, worker_config
 from runtime.geometry import Geometry
@@ -118,7 +119,8 @@ class Pipeline:
                 name=f"glm-plan {launch.device} {launch.backend}",
                 daemon=True,
             )
-            process.start()
+            with huge_pages():
+                process.start()
             for given in (theirs, before, after):
                 if given is not None:
                     given.close()

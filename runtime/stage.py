@@ -55,6 +55,10 @@ class Stage:
         result: FloatArray = self._backend.decode(group, step, write_at)[:, 0]
         return result
 
+    def settle(self) -> None:
+        """Do what a decode step put off, as `Backend.settle`."""
+        self._backend.settle()
+
     def prefill(
         self, group: int, number: int, row: Row, hidden: FloatArray
     ) -> Generator[None, None, FloatArray]:

@@ -130,6 +130,8 @@ class StageLoop:
             self._reply(Status.DONE, message)
         elif kind is Kind.ABORT:
             self._reply(Status.ABORTED, message)
+        if kind is Kind.DECODE:  # others work on with the answer meanwhile
+            self._stage.settle()
 
     def _decode(self, message: StepMessage) -> None:
         rows = len(message.rows)

@@ -72,6 +72,9 @@ class ArticleStage:
         result: FloatArray = self.forward(Step((rows[0],), 1), hidden[None])[0]
         return result
 
+    def settle(self) -> None:
+        """Nothing is put off."""
+
     def prefill(
         self, group: int, number: int, row: Row, hidden: FloatArray
     ) -> Generator[None, None, FloatArray]:

@@ -64,6 +64,8 @@ class MnnBackend:
         self._inputs: dict[str, HostVar] = {}
         self._caches: dict[int, list[BlockCache]] = {}  # by group, then by block
         self._shapes: dict[int, CacheShape] = {}
+        self._unsaved: list[tuple[BlockCache, Any, Any]] = []  # with new keys and new values
+        self._unsaved_at: list[tuple[int, int]] = []  # row, slot
         self._empty: BlockCache | None = None
         self._copied: BlockCache | None = None
 
@@ -93,6 +95,7 @@ class MnnBackend:
 
     def arrange(self, group: int, rows: int, capacity: int, sources: Sequence[int]) -> None:
         """Shape a group's cache; blocks change one after another, so that few bytes are twice."""
+        self.settle()
         shape = self._shape(rows, capacity)
         caches = self._caches.get(group)
         if caches is None:
@@ -109,22 +112,32 @@ class MnnBackend:
 
     def decode(self, group: int, inputs: StepInputs, write_at: Sequence[int]) -> FloatArray:
         """Run all blocks over a group; shapes as in `Backend.decode`."""
+        self.settle()
         steady = self._steady("decode", inputs)
         x = self._input("decode x", inputs.hidden)
-        writes = [(row, start) for row, start in enumerate(write_at) if start >= 0]
+        unsaved = []
         for block, cache in zip(self._blocks, self._caches[group], strict=True):
             x, new_k, new_v = block.run([x, *steady, cache.keys.var, cache.values.var])
-            # Fresh Vars hold the arrays that read() shows without owning them.
-            keys, values = new_k.read(), new_v.read()
-            for row, start in writes:
-                cache.store(row, start, keys[row], values[row])
+            unsaved.append((cache, new_k, new_v))
+        self._unsaved = unsaved
+        self._unsaved_at = [(row, start) for row, start in enumerate(write_at) if start >= 0]
         self._result = x  # owns what is returned
         return cast(FloatArray, x.read())
+
+    def settle(self) -> None:
+        """Write the keys and values of the last decode step, as `Backend.settle`."""
+        for cache, new_k, new_v in self._unsaved:
+            # Fresh Vars hold the arrays that read() shows without owning them.
+            keys, values = new_k.read(), new_v.read()
+            for row, start in self._unsaved_at:
+                cache.store(row, start, keys[row], values[row])
+        self._unsaved = []
 
     def prefill(
         self, group: int, row: int, cached: int, inputs: StepInputs
     ) -> Generator[None, None, FloatArray]:
         """Run all blocks over one row; shapes as in `Backend.prefill`."""
+        self.settle()
         past = self._past(cached)
         steady = self._steady("prefill", inputs)
         x = self._input("prefill x", inputs.hidden)

@@ -64,6 +64,9 @@ class OrtBackend:
                 cache.store(row, start, step.new_k[row], step.new_v[row])
         return step.x
 
+    def settle(self) -> None:
+        """Nothing is put off."""
+
     def prefill(
         self, group: int, row: int, cached: int, inputs: StepInputs
     ) -> Generator[None, None, FloatArray]:

@@ -111,6 +111,9 @@ class OrtDeviceBackend:
         result: FloatArray = x.numpy()
         return result
 
+    def settle(self) -> None:
+        """Nothing is put off."""
+
     def prefill(
         self, group: int, row: int, cached: int, inputs: StepInputs
     ) -> Generator[None, None, FloatArray]:

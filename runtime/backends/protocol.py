@@ -53,7 +53,14 @@ class Backend(Protocol):
     def decode(self, group: int, inputs: StepInputs, write_at: Sequence[int]) -> FloatArray:
         """Run all blocks over one new token in each row of a group; return hidden states.
 
-        Row r's keys and values are stored at slot write_at[r], unless that is -1.
+        Row r's keys and values are stored at slot write_at[r], unless that is -1; perhaps later,
+        see `settle`.
+        """
+
+    def settle(self) -> None:
+        """Do what the last decode may have put off: a good moment is when its answer is on its way.
+
+        Whatever is called next does it too.
         """
 
     def prefill(
