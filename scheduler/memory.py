@@ -28,6 +28,7 @@ from scheduler.slots import (
     decoded_rows,
     kv_capacity,
     largest_prefill,
+    smaller_capacity,
 )
 from scheduler.units import MIB
 
@@ -113,11 +114,13 @@ def kv_cache_bytes(
 def kv_growth_bytes(spec: ModelSpec, context: int, slots: int, bytes_per_value: int) -> int:
     """Compute what a group's cache in one block takes while it grows, beside what it grows to.
 
-    Blocks grow one after another, from at most half the rows or half the capacity; MNN copies the
+    Blocks grow one after another, from at most half the rows or the capacity below; MNN copies the
     new keys, and then the new values, from an array of zeros (measured with 3.6.1).
     """
     rows = min(decoded_rows(slots), GROUP_ROWS)
-    return rows * kv_capacity(context) * block_kv_bytes_per_token(spec, bytes_per_value)
+    capacity = kv_capacity(context)
+    before = max(rows // 2 * capacity, rows * smaller_capacity(capacity))
+    return (before + rows * capacity // 2) * block_kv_bytes_per_token(spec, bytes_per_value)
 
 
 def running_bytes(
@@ -132,23 +135,38 @@ def running_bytes(
     """Compute what the blocks of a stage need beside weights and KV cache during a full prompt.
 
     One slot prefills at a time. What a prompt needed stays until other steps follow, so that a
-    cache may grow beside it. Where prompts are computed whole, that is a prompt of half the context
-    if there is one slot, and needs less than a full one; with more slots, others have decoded
-    meanwhile, which leaves the outputs of one block.
+    cache may grow beside it. Where prompts are computed whole, that is a prompt that filled the
+    capacity below, if there is one slot; with more slots, others have decoded meanwhile, which
+    leaves the outputs of one block.
     """
     if blocks == 0:
         return 0
+    prompt, outputs = _prompt_bytes(spec, kind, blocks, precision, context, threads)
+    growing = kv_growth_bytes(spec, context, slots, value_bytes(precision, kind))
+    if spec.family != WHOLE_PROMPT_FAMILY:
+        return prompt + growing + outputs
+    if slots > 1:
+        return prompt + max(outputs, growing + outputs // blocks)
+    shorter = smaller_capacity(kv_capacity(context))
+    before = sum(_prompt_bytes(spec, kind, blocks, precision, shorter, threads)) if shorter else 0
+    return max(prompt + outputs, before + growing)
+
+
+def _prompt_bytes(
+    spec: ModelSpec,
+    kind: DeviceKind,
+    blocks: int,
+    precision: Precision,
+    context: int,
+    threads: int,
+) -> tuple[int, int]:
+    """What a prompt that fills the context needs in one block, and what all blocks return."""
     per_value = value_bytes(precision, kind)
-    whole = spec.family == WHOLE_PROMPT_FAMILY
     if kind == "cpu" and precision in ("fp32", "fp16"):
         prefill = fp32_prefill_bytes(spec, context, threads)
     else:
         prefill = prefill_bytes(spec, context, per_value)
-    outputs = block_output_bytes(spec, blocks, context, per_value)
-    if whole and slots == 1:
-        return prefill + outputs
-    growing = kv_growth_bytes(spec, context, slots, per_value)
-    return prefill + max(outputs, growing + (outputs // blocks if whole else outputs))
+    return prefill, block_output_bytes(spec, blocks, context, per_value)
 
 
 def logits_bytes(spec: ModelSpec, slots: int) -> int:

@@ -26,6 +26,13 @@ def kv_capacity(context: int) -> int:
     return capacity if context <= capacity else -(-context // KV_LAST_STEP) * KV_LAST_STEP
 
 
+def smaller_capacity(capacity: int) -> int:
+    """The capacity from which a cache grows to this one; 0 where it is the smallest."""
+    if capacity == KV_FIRST_STEP:
+        return 0
+    return capacity // 2 if capacity <= KV_LAST_STEP else capacity - KV_LAST_STEP
+
+
 def decoded_rows(slots: int) -> int:
     """Rows of all decode steps that give each of these slots a token, and of their KV caches.
 

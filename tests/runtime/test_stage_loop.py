@@ -35,6 +35,9 @@ class CountingStage:
     def arrange(self, group: int, rows: int, capacity: int, sources: Sequence[int]) -> None:
         self.log.append(f"arrange {rows}x{capacity}")
 
+    def settle(self) -> None:
+        """Nothing was put off."""
+
     def drop(self, group: int) -> None:
         self.log.append("drop")
 

@@ -106,16 +106,20 @@ def test_the_cache_grows_in_steps(context: int, capacity: int) -> None:
 def test_kv_cache_by_hand() -> None:
     a_block = 2048 * 2 * 4096 * 2  # tokens, keys and values, width, fp16
     assert kv_cache_bytes(CHATGLM, 23, 2048, 1, 2) == 23 * a_block
-    assert kv_cache_bytes(CHATGLM, 23, 1025, 3, 2) == 4 * 23 * a_block  # pairs of rows
+    assert kv_cache_bytes(CHATGLM, 23, 1793, 3, 2) == 4 * 23 * a_block  # pairs of rows
     assert kv_cache_bytes(CHATGLM, 23, 64, 1, 2) == 23 * a_block // 32
     assert kv_cache_bytes(CHATGLM, 0, 2048, 1, 2) == 0
 
 
 def test_what_a_growing_cache_takes_by_hand() -> None:
-    a_row = 2048 * 2 * 4096 * 2
-    assert kv_growth_bytes(CHATGLM, 2048, 1, 2) == a_row // 2 + a_row // 2  # old, and new keys
-    assert kv_growth_bytes(CHATGLM, 2048, 3, 2) == 2 * a_row + 4 * a_row // 2
-    assert kv_growth_bytes(CHATGLM, 2048, 8, 2) == 2 * a_row + 4 * a_row // 2  # of one group
+    a_token = 2 * 4096 * 2
+    old, new_keys = 1792 * a_token, 2048 * a_token // 2
+    assert kv_growth_bytes(CHATGLM, 2048, 1, 2) == old + new_keys
+    assert kv_growth_bytes(CHATGLM, 2048, 3, 2) == 4 * (old + new_keys)
+    assert kv_growth_bytes(CHATGLM, 2048, 8, 2) == 4 * (old + new_keys)  # of one group
+    assert kv_growth_bytes(CHATGLM, 256, 1, 2) == (128 + 128) * a_token
+    # The smallest cache grows by rows only, from two to four.
+    assert kv_growth_bytes(CHATGLM, 64, 4, 2) == (2 * 64 + 4 * 32) * a_token
 
 
 def test_a_cache_grows_beside_what_the_last_prompt_left() -> None:
@@ -126,6 +130,11 @@ def test_a_cache_grows_beside_what_the_last_prompt_left() -> None:
     a_block = 2048 * 3 * 4096 * 4  # hidden states, key and value
     assert one == 5 * a_block
     assert four == max(5 * a_block, a_block + kv_growth_bytes(CHATGLM, 2048, 4, 4))
+    # With few blocks, the growth after a prompt of 1,792 tokens is more than a full prompt.
+    left = prefill_bytes(CHATGLM, 1792, 4) + block_output_bytes(CHATGLM, 1, 1792, 4)
+    grown = left + kv_growth_bytes(CHATGLM, 2048, 1, 4)
+    full = prefill_bytes(CHATGLM, 2048, 4) + a_block
+    assert running_bytes(CHATGLM, "cpu", 1, "int8", 2048, 1, 2) == max(full, grown)
     causal = replace(CHATGLM, family="llama")
     beside = running_bytes(causal, "cpu", 5, "int8", 2048, 1, 2) - prefill_bytes(causal, 2048, 4)
     grown_from = kv_growth_bytes(causal, 2048, 1, 4)
