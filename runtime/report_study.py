@@ -99,7 +99,7 @@ class Asked:
         ram_bytes, ram_class = read_ram(self.rams)
         around = Wanted(cpu=self.cpu, ram_bytes=ram_bytes, ram_class=ram_class)
         here = probe_host()
-        if not (self.gpus or self.vram) and here.gpus:
+        if not (self.gpus or self.vram) and recognise(here)[0].gpus:
             host, speeds = recognise(here) if around.nothing else plan_host(around, here)
             return [Machine(name_of(host), host, speeds)]
         bare = replace(here, gpus=(), notes=())

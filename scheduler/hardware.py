@@ -22,6 +22,8 @@ class Gpu:
     Memory in bytes, measured when probed. `bandwidth_gbps` is the peak in 10^9 bytes per second,
     estimated as bus width / 8 x memory clock x 2 (two transfers per clock). `uuid` is what
     CUDA_VISIBLE_DEVICES takes to name this very device, whatever order CUDA itself counts in.
+    `memory_source` says who told the memory figures ("NVML", "sysfs", "Vulkan", "DXGI", "Metal").
+    `pci_address` is written as in sysfs, 0000:03:00.0. `shares_ram`: its memory is the host's RAM.
     """
 
     name: str  # gpu0, gpu1, ...
@@ -37,6 +39,10 @@ class Gpu:
     display_attached: bool | None = None
     uuid: str | None = None
     processes: tuple[GpuProcess, ...] | None = None
+    vendor: str | None = None
+    memory_source: str | None = None
+    pci_address: str | None = None
+    shares_ram: bool = False
 
 
 @dataclass(frozen=True)

@@ -95,18 +95,47 @@ def plan_host(wanted: Wanted, here: Host) -> tuple[Host, Speeds]:
 def recognise(host: Host) -> tuple[Host, Speeds]:
     """Look up the GPUs that are here by name: published figures for speeds, and shared memory.
 
-    A GPU that no profile describes keeps what its driver tells.
+    A GPU that no profile describes keeps what its driver tells. If it is part of the processor, it
+    is left out of plans: it would compete with the CPU for the RAM that both read.
     """
     speeds = estimated_speeds(host)
     known = {}
     planned = dict(host.planned)
+    gpus, notes = [], list(host.notes)
     for gpu in host.gpus:
-        with contextlib.suppress(UserInputError):
-            profile = find_gpu(gpu.model_name, gpu.total_bytes)
-            known[gpu.name] = estimated_speed(profile, "mnn:cuda")
-            if profile.unified_memory:
-                planned[gpu.name] = Planned("measured", shares_ram=True)
-    return replace(host, planned=planned), Speeds({**speeds.devices, **known}, speeds.hop)
+        backend = _probed_backend(gpu)
+        profile = _profile_of(gpu, host)
+        if profile is not None:
+            known[gpu.name] = estimated_speed(profile, backend)
+        elif gpu.shares_ram:
+            notes.append(
+                f"{gpu.name} ({gpu.model_name}) is part of the processor and shares its RAM, so"
+                " plans leave it out; --vram 4 plans for it as if that much were its own."
+            )
+            continue
+        gpus.append(gpu)
+        shared = gpu.shares_ram or (profile is not None and profile.unified_memory)
+        if shared or backend != "mnn:cuda":
+            planned[gpu.name] = Planned("measured", backend, shared)
+    found = replace(host, gpus=tuple(gpus), notes=tuple(notes), planned=planned)
+    return found, Speeds({**speeds.devices, **known}, speeds.hop)
+
+
+def _profile_of(gpu: Gpu, host: Host) -> GpuProfile | None:
+    """What is published of a GPU that is here; models of shared memory are told apart by RAM."""
+    with contextlib.suppress(UserInputError):
+        profile = find_gpu(
+            gpu.model_name, host.cpu.total_bytes if gpu.shares_ram else gpu.total_bytes
+        )
+        if profile.unified_memory or not gpu.shares_ram:
+            return profile
+    return None
+
+
+def _probed_backend(gpu: Gpu) -> str:
+    if gpu.memory_source == "Metal":
+        return "mnn:metal"
+    return _BACKENDS.get(gpu.vendor or "NVIDIA", _OTHER_BACKEND)
 
 
 def measured_speeds(host: Host) -> Speeds:

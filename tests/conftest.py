@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.support.compiled import compile_library
 
 _REPOSITORY = Path(__file__).parents[1]
 
@@ -51,30 +51,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def fake_nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a stand-in `libnvidia-ml.so.1`, built from tests/support/fake_nvml.c."""
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if not sys.platform.startswith("linux") or compiler is None:
-        reason = "a stand-in for NVML needs Linux and a C compiler (cc, gcc or clang)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
     folder = tmp_path_factory.mktemp("fake-nvml")
-    source = _REPOSITORY / "tests/support/fake_nvml.c"
-    built = subprocess.run(
-        [
-            compiler,
-            "-Wall",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            "-o",
-            folder / "libnvidia-ml.so.1",
-            source,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
+    compile_library(_REPOSITORY / "tests/support/fake_nvml.c", folder / "libnvidia-ml.so.1")
     return folder
 
 
@@ -98,5 +76,24 @@ def fake_nvml(fake_nvml_dir: Path) -> Callable[..., dict[str, str]]:
         }
         paths = {"LD_LIBRARY_PATH": str(fake_nvml_dir), "PYTHONPATH": str(_REPOSITORY)}
         return kept | paths | added
+
+    return environment
+
+
+@pytest.fixture(scope="session")
+def fake_vulkan_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a stand-in `libvulkan.so.1`, built from tests/support/fake_vulkan.c."""
+    folder = tmp_path_factory.mktemp("fake-vulkan")
+    compile_library(_REPOSITORY / "tests/support/fake_vulkan.c", folder / "libvulkan.so.1")
+    return folder
+
+
+@pytest.fixture
+def fake_vulkan(fake_vulkan_dir: Path) -> Callable[..., dict[str, str]]:
+    """Environments in which the stand-in is Vulkan: `fake_vulkan(gpus=..., ill=...)`."""
+
+    def environment(**settings: str) -> dict[str, str]:
+        added = {f"FAKE_VULKAN_{name.upper()}": value for name, value in settings.items()}
+        return {"LD_LIBRARY_PATH": str(fake_vulkan_dir), "VK_DRIVER_FILES": "stand-in", **added}
 
     return environment

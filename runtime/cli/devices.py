@@ -58,7 +58,8 @@ def command(as_json: bool, self_test: bool) -> None:
 
     host = probe_host()
     with _patience():
-        reports = (prove_backends(host.gpus), prove_ort())
+        nvidia = tuple(gpu for gpu in host.gpus if gpu.vendor == "NVIDIA")
+        reports = (prove_backends(nvidia), prove_ort())
         tests = _self_tests(reports) if self_test else {}
     if as_json:
         click.echo(json.dumps(document(host, reports, tests), indent=2, ensure_ascii=False))

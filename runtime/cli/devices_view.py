@@ -38,7 +38,9 @@ def show(
 
 def gpu_rows(gpu: Gpu) -> list[_Row]:
     """Memory, bandwidth, driver and users of one GPU."""
-    rows = [_memory_row(gpu.free_bytes, gpu.total_bytes, "free")]
+    rows = [_memory_row(gpu.free_bytes, gpu.total_bytes, "free", gpu.memory_source)]
+    if gpu.shares_ram:
+        rows.append(("", "the processor's RAM, counted once", ""))
     if gpu.bandwidth_gbps is None:
         rows.append(("bandwidth", "unknown", ""))
     else:
@@ -102,10 +104,14 @@ def _test_rows(test: SelfTest) -> list[_Row]:
     return rows
 
 
-def _memory_row(free_bytes: int | None, total_bytes: int | None, word: str) -> _Row:
+def _memory_row(
+    free_bytes: int | None, total_bytes: int | None, word: str, source: str | None = None
+) -> _Row:
     free = "unknown" if free_bytes is None else format_size(free_bytes)
     total = "an unknown total" if total_bytes is None else format_size(total_bytes)
     measured = "measured" if free_bytes is not None or total_bytes is not None else ""
+    if measured and source:
+        measured += f" ({source})"
     return ("memory", f"{free} {word} of {total}", measured)
 
 

@@ -11,33 +11,51 @@ from scheduler.hardware import Gpu, GpuProcess
 from scheduler.probe.visible import numbers_are_ambiguous, visible_gpus
 
 _T = TypeVar("_T")
-_NO_MEASURE = "so no GPU memory can be measured"
+_NO_MEASURE = "so no memory of NVIDIA GPUs can be measured"
+
+
+@dataclasses.dataclass(frozen=True)
+class NvmlReading:
+    """What NVML said; `answered`: it counted the GPUs, so that any other NVIDIA GPU is hidden."""
+
+    gpus: tuple[Gpu, ...]
+    notes: tuple[str, ...]
+    answered: bool = False
 
 
 def probe_gpus(
     environment: Mapping[str, str], platform: str
 ) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """The NVIDIA GPUs of `read_nvml`, and its notes."""
+    reading = read_nvml(environment, platform)
+    return reading.gpus, reading.notes
+
+
+def read_nvml(environment: Mapping[str, str], platform: str) -> NvmlReading:
     """Ask NVML about every GPU that CUDA_VISIBLE_DEVICES leaves visible.
 
-    Returns the GPUs, named gpu0, gpu1, ... in the order of CUDA_VISIBLE_DEVICES (PCI order without
-    it), and full sentences about what could not be found out. NVML is started and shut down within
+    The GPUs are named gpu0, gpu1, ... in the order of CUDA_VISIBLE_DEVICES (PCI order without it);
+    notes are full sentences about what could not be found out. NVML is started and shut down within
     the call, so free memory is measured each time.
     """
     try:
         import pynvml  # late: a plan with --vram never needs it
     except ImportError:
-        return (), (
-            "The Python package nvidia-ml-py is not installed (pip install nvidia-ml-py),"
-            f" {_NO_MEASURE}.",
+        return NvmlReading(
+            (),
+            (
+                "The Python package nvidia-ml-py is not installed (pip install nvidia-ml-py),"
+                f" {_NO_MEASURE}.",
+            ),
         )
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return (), (_why_not_started(pynvml, error, platform),)
+        return NvmlReading((), (_why_not_started(pynvml, error, platform),))
     try:
-        return _read_machine(pynvml, environment)
+        return NvmlReading(*_read_machine(pynvml, environment), answered=True)
     except pynvml.NVMLError as error:
-        return (), (f"NVML started but then failed ({error}), {_NO_MEASURE}.",)
+        return NvmlReading((), (f"NVML started but then failed ({error}), {_NO_MEASURE}.",))
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
@@ -103,7 +121,7 @@ class _Fields:
     """Reads single fields of one GPU; what NVML refuses is collected instead of raised."""
 
     def __init__(self, pynvml: Any) -> None:
-        self._errors = (pynvml.NVMLError, UnicodeDecodeError)
+        self._errors = (pynvml.NVMLError, ValueError)
         self.missing: list[str] = []
 
     def read(self, what: str, *attempts: Callable[[], _T]) -> _T | None:
@@ -123,7 +141,7 @@ def _read_gpu(pynvml: Any, index: int) -> tuple[Gpu, list[str]]:
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     except pynvml.NVMLError as error:
-        lost = Gpu(name="", model_name="unknown GPU", total_bytes=None, free_bytes=None)
+        lost = Gpu("", "unknown GPU", total_bytes=None, free_bytes=None, vendor="NVIDIA")
         return lost, [f"NVML cannot reach it ({error}), so it will not be used."]
     fields = _Fields(pynvml)
     model = fields.read("model name", lambda: pynvml.nvmlDeviceGetName(handle))
@@ -159,6 +177,9 @@ def _read_gpu(pynvml: Any, index: int) -> tuple[Gpu, list[str]]:
         ),
         uuid=fields.read("UUID", lambda: pynvml.nvmlDeviceGetUUID(handle)),
         processes=fields.read("processes", lambda: _processes(pynvml, handle)),
+        vendor="NVIDIA",
+        memory_source="NVML" if memory else None,
+        pci_address=fields.read("PCI address", lambda: _pci_address(pynvml, handle)),
     )
     problems = []
     if fields.missing:
@@ -181,6 +202,14 @@ def peak_bandwidth_gbps(bus_width_bits: int | None, memory_clock_mhz: int | None
     if not bus_width_bits or not memory_clock_mhz:
         return None
     return bus_width_bits / 8 * memory_clock_mhz * 1e6 * 2 / 1e9
+
+
+def _pci_address(pynvml: Any, handle: Any) -> str:
+    """As sysfs writes it: NVML's domain has eight digits, of which the kernel shows four."""
+    bus_id = pynvml.nvmlDeviceGetPciInfo(handle).busId
+    text: str = bus_id.decode("ascii") if isinstance(bus_id, bytes) else bus_id
+    domain, _, rest = text.partition(":")
+    return f"{int(domain, 16):04x}:{rest}".lower()
 
 
 def _processes(pynvml: Any, handle: Any) -> tuple[GpuProcess, ...]:

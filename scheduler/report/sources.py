@@ -82,7 +82,10 @@ _RAM_SOURCES: dict[Provenance, str] = {
 
 def _memory_source(provenance: Provenance, gpu: Gpu) -> str:
     if provenance == "measured":
-        return "NVML, the driver's own count"
+        source = gpu.memory_source or "NVML"
+        return (
+            "NVML, the driver's own count" if source == "NVML" else f"{source}, the system's count"
+        )
     if provenance == "given":
         return "the command line"
     total = "unknown" if gpu.total_bytes is None else format_size(gpu.total_bytes)

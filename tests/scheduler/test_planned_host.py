@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from scheduler.errors import UserInputError
-from scheduler.hardware import Cpu, Gpu, Host
+from scheduler.hardware import Cpu, Gpu, Host, Planned
 from scheduler.planned_host import RAM_SHARE_BYTES, plan_host, recognise
 from scheduler.units import GIB
 from scheduler.wanted import Wanted, read_ram
@@ -75,3 +77,28 @@ def test_gpus_that_are_here_are_recognised() -> None:
     assert list(host.planned) == ["gpu2"]
     assert host.planned["gpu2"].shares_ram
     assert host.planned["gpu2"].memory_provenance == "measured"
+
+
+def test_a_gpu_in_the_processor_is_left_out_of_plans_unless_a_profile_knows_it() -> None:
+    gpus = (
+        Gpu("gpu0", "AMD Radeon RX 7900 XTX", 24 * GIB, 20 * GIB, vendor="AMD"),
+        Gpu(
+            "gpu1", "Intel(R) UHD Graphics 770", 30 * GIB, 9 * GIB, vendor="Intel", shares_ram=True
+        ),
+    )
+    host, speeds = recognise(Host(HERE.cpu, gpus))
+    assert host.gpus == gpus[:1]
+    assert "gpu1 (Intel(R) UHD Graphics 770) is part of the processor" in host.notes[-1]
+    assert host.planned == {"gpu0": Planned("measured", "mnn:opencl")}
+    assert "published peaks of Radeon RX 7900 XTX" in speeds.devices["gpu0"].source
+
+
+def test_apple_silicon_is_recognised_by_its_ram() -> None:
+    metal = Gpu(
+        "gpu0", "Apple M1 Max", 24 * GIB, 20 * GIB, vendor="Apple", memory_source="Metal",
+        shares_ram=True,
+    )  # fmt: skip
+    cpu = replace(HERE.cpu, total_bytes=32 * GIB, available_bytes=22 * GIB)
+    host, speeds = recognise(Host(cpu, (metal,)))
+    assert host.planned == {"gpu0": Planned("measured", "mnn:metal", shares_ram=True)}
+    assert "Apple M1 Max" in speeds.devices["gpu0"].source

@@ -60,6 +60,10 @@ def test_one_gpu_is_read_completely(fake_nvml: Environment) -> None:
             {"pid": 77, "used_bytes": None},
             {"pid": 4242, "used_bytes": 1024 * MIB},
         ],
+        "vendor": "NVIDIA",
+        "memory_source": "NVML",
+        "pci_address": "0000:0a:00.0",
+        "shares_ram": False,
     }
     assert not any("NVML" in note or "NVIDIA" in note for note in host["notes"])
 
@@ -138,6 +142,7 @@ def test_missing_bindings_are_a_sentence(fake_nvml: Environment, tmp_path: Path)
         ("nvmlDeviceGetCudaComputeCapability", ["compute_capability"], "compute capability"),
         ("nvmlDeviceGetUUID", ["uuid"], "UUID"),
         ("nvmlSystemGetDriverVersion", ["driver"], "driver version"),
+        ("nvmlDeviceGetPciInfo_v3", ["pci_address"], "PCI address"),
         ("nvmlDeviceGetComputeRunningProcesses_v3", ["processes"], "processes"),
     ],
 )

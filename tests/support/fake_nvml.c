@@ -31,6 +31,11 @@ typedef struct {
     unsigned long long used;
     unsigned int gpu_instance, compute_instance;
 } process_v3;
+typedef struct {
+    char legacy[16];
+    unsigned int domain, bus, device, id, subsystem;
+    char bus_id[32];
+} pci_v3;
 typedef struct { char model[96]; unsigned long long total, free; } gpu_t;
 
 static int running = 0;
@@ -147,6 +152,13 @@ int nvmlDeviceGetUUID(void *handle, char *uuid, unsigned int room) {
     BEGIN_GPU(handle)
     snprintf(text, sizeof text, "GPU-%08x-0000-4000-8000-00000000000%x", 0xabc0 + index, index);
     return write_text(uuid, room, text);
+}
+
+int nvmlDeviceGetPciInfo_v3(void *handle, pci_v3 *pci) {
+    BEGIN_GPU(handle)
+    memset(pci, 0, sizeof *pci);
+    snprintf(pci->bus_id, sizeof pci->bus_id, "00000000:%02X:00.0", 10 + index);
+    return SUCCESS;
 }
 
 static unsigned long long free_now(const gpu_t *gpu) {

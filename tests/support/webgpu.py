@@ -28,13 +28,24 @@ def environment() -> dict[str, str]:
     }
 
 
+def require_driver() -> None:
+    """Skip, saying why, where the driver is missing; fail there in CI."""
+    _require(_missing_files())
+
+
 def require_device() -> None:
-    """Skip, saying why, where the driver or the package is missing; fail there in CI."""
-    missing = [str(path) for path in (_DRIVER, _LOADER) if not path.is_file()]
+    """As `require_driver`, for tests that run ONNX Runtime on the device."""
     if sys.version_info < (3, 11):
         pytest.skip("onnxruntime-webgpu has no wheel for Python 3.10")
-    if find_spec("onnxruntime") is None:
-        missing.append("onnxruntime-webgpu")
+    package = [] if find_spec("onnxruntime") else ["onnxruntime-webgpu"]
+    _require(_missing_files() + package)
+
+
+def _missing_files() -> list[str]:
+    return [str(path) for path in (_DRIVER, _LOADER) if not path.is_file()]
+
+
+def _require(missing: list[str]) -> None:
     if not missing:
         return
     reason = f"no software Vulkan device: {', '.join(missing)} missing (Debian: chromium)"

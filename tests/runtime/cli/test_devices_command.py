@@ -15,6 +15,7 @@ import pytest
 from runtime.backends.ort_proof import ORT_KINDS
 from runtime.backends.proof import BackendReport, BackendStatus
 from runtime.cli.devices import hint
+from runtime.cli.devices_view import gpu_rows
 from scheduler.hardware import Cpu, Gpu, Host
 
 Environment = Callable[..., dict[str, str]]
@@ -141,10 +142,23 @@ def test_terminal_view_labels_its_numbers(fake_nvml: Environment) -> None:
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     # A name that looks like markup is printed as it is.
     assert "gpu0 NVIDIA [red]" in lines
-    assert "memory 20.00 GiB free of 24.00 GiB measured" in lines
+    assert "memory 20.00 GiB free of 24.00 GiB measured (NVML)" in lines
     assert "bandwidth 936 GB/s peak (384 bit, 9751 MHz) estimated" in lines
     assert any(re.fullmatch("mnn:cpu works: .* measured", line) for line in lines)
     assert lines[-1].startswith("next ")
+
+
+def test_a_gpu_of_another_maker_says_who_counted_its_memory(
+    no_driver: dict[str, str], fake_vulkan: Environment
+) -> None:
+    other = fake_vulkan(gpus="Intel Arc A770 (DG2)|8086|56a0|2|0000:03:00.0|16384|15000|0")
+    other["LD_LIBRARY_PATH"] += f":{no_driver['LD_LIBRARY_PATH']}"
+    (gpu,) = as_json(no_driver | other)["gpus"]
+    assert (gpu["name"], gpu["model_name"], gpu["vendor"]) == ("gpu0", "Intel Arc A770", "Intel")
+    assert (gpu["free_bytes"], gpu["memory_source"]) == (15000 * MIB, "Vulkan")
+    assert gpu["provenance"]["free_bytes"] == "measured"
+    shown = Gpu("gpu0", "Intel Arc A770", 16384 * MIB, 15000 * MIB, memory_source="Vulkan")
+    assert gpu_rows(shown)[0] == ("memory", "14.65 GiB free of 16.00 GiB", "measured (Vulkan)")
 
 
 def test_terminal_view_without_a_driver(no_driver: dict[str, str]) -> None:
