@@ -42,6 +42,11 @@ class StageLaunch:
         return f"{self.block_files[0][0]}-{self.block_files[-1][0]}"
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the stage computes in RAM, whatever device it was planned for."""
+        return self.backend in _CPU_BACKENDS
+
+    @property
     def fallback(self) -> str | None:
         """What every output must say when the asked backend does not exist here."""
         if self.asked_backend == self.backend:
@@ -141,7 +146,7 @@ def ram_needed(plan: Plan, spec: ModelSpec, launches: list[StageLaunch]) -> int:
         return needed_bytes
     peaks = []
     for stage, launch in zip(plan.stages, launches, strict=True):
-        if launch.backend not in _CPU_BACKENDS:
+        if not launch.on_cpu:
             continue
         needed_bytes -= stage.memory.total_bytes if stage.device == "cpu" else stage.host_bytes
         peaks.append(
@@ -178,3 +183,34 @@ def check_ram(
         f"running {plan.model} needs {format_size(needed_bytes)} of RAM{cause} and"
         f" {format_size(available_bytes)} are available; {remedy}."
     )
+
+
+def check_vram(
+    plan: Plan, launches: list[StageLaunch], free_bytes: Mapping[str, int | None]
+) -> list[str]:
+    """Compare what GPU stages need with what their devices have free now; returns warnings.
+
+    `free_bytes` by device, None where nobody tells. A plan by `fit` must fit as a whole. The rule
+    of `reserve` decides by its own formula, so that only weights, lm_head and the runtime must fit,
+    and the rest is warned about. Raises PlanError for what cannot be loaded.
+    """
+    warnings = []
+    for stage, launch in zip(plan.stages, launches, strict=True):
+        free = free_bytes.get(stage.device)
+        if launch.on_cpu or free is None:
+            continue
+        memory = stage.memory
+        loaded = memory.weights_bytes + memory.lm_head_bytes + memory.runtime_bytes
+        needed = memory.total_bytes if plan.policy == "fit" else loaded
+        if needed > free:
+            raise PlanError(
+                f"{stage.device} needs {format_size(needed)} for blocks {launch.block_span}"
+                f" (estimated) and {format_size(free)} are free now; end what else uses it, plan"
+                " anew for what is free, or choose fewer --gpu-blocks."
+            )
+        if memory.total_bytes > free:
+            warnings.append(
+                f"{stage.device} needs {format_size(memory.total_bytes)} at full context"
+                f" (estimated) and {format_size(free)} are free now."
+            )
+    return warnings

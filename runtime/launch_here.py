@@ -1,7 +1,8 @@
-"""What of a plan starts on this very machine: its backends proved, its RAM measured."""
+"""What of a plan starts on this very machine: its backends proved, its free memory measured."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,22 +10,25 @@ from pathlib import Path
 from runtime.backends.ort_proof import prove_ort
 from runtime.backends.proof import prove_backends
 from runtime.bundle import Bundle
-from runtime.launch import StageLaunch, check_ram, launches_of
+from runtime.launch import StageLaunch, check_ram, check_vram, launches_of
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan
 from scheduler.probe.cpu import probe_cpu
 from scheduler.probe.nvml import probe_gpus
 
+_log = logging.getLogger(__name__)
+
 
 def launches_here(plan: Plan, spec: ModelSpec, bundle: Bundle) -> list[StageLaunch]:
     """The workers to start; a backend that does not work here became a CPU backend and says so.
 
-    Raises PlanError when RAM is short or a GPU is not here, BundleError when the bundle lacks what
-    the plan needs.
+    The plan is compared with what RAM and GPUs have free at this moment. Raises PlanError when that
+    is too little or a GPU is not here, BundleError when the bundle lacks what the plan needs.
     """
     asked = {stage.backend for stage in plan.stages}
     working = frozenset({"mnn:cpu"})
     cuda_devices: dict[str, str] = {}
+    free_vram: dict[str, int | None] = {}
     if asked - working:
         gpus, _notes = probe_gpus(os.environ, sys.platform)
         working = prove_backends(gpus).working
@@ -32,7 +36,10 @@ def launches_here(plan: Plan, spec: ModelSpec, bundle: Bundle) -> list[StageLaun
         if kinds:
             working |= prove_ort(kinds).working
         cuda_devices = {gpu.name: gpu.uuid for gpu in gpus if gpu.uuid}
+        free_vram = {gpu.name: gpu.free_bytes for gpu in gpus}
     cpu, _notes = probe_cpu(Path("/"), sys.platform)
     launches = launches_of(plan, bundle, working, cuda_devices, cpu.usable_cores)
     check_ram(plan, spec, launches, cpu.available_bytes)
+    for warning in check_vram(plan, launches, free_vram):
+        _log.warning("%s", warning)
     return launches

@@ -275,7 +275,12 @@ class Pipeline:
 
     def _failure(self, number: int, reason: str) -> EngineError:
         launch = self.launches[number]
-        return EngineError(f"{launch.device} ({launch.backend}): {reason}")
+        return EngineError(
+            f"{launch.device} ({launch.backend}): {reason}",
+            device=launch.device,
+            blocks=launch.block_span,
+            cause=reason,
+        )
 
     def _death(self) -> EngineError:
         """What to say when a worker is gone; others then end by themselves, with exit code 0."""
@@ -293,7 +298,10 @@ class Pipeline:
         launch = self.launches[number]
         return EngineError(
             f"the worker of {launch.device} ({launch.backend}, blocks {launch.block_span}) died"
-            f" with {cause}; if its memory ran out, plan fewer blocks for that device."
+            f" with {cause}; if its memory ran out, plan fewer blocks for that device.",
+            device=launch.device,
+            blocks=launch.block_span,
+            cause=cause,
         )
 
     def close(self) -> None:

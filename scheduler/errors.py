@@ -26,9 +26,23 @@ class PlanError(GlmPlanError):
 
 
 class EngineError(GlmPlanError):
-    """A device, backend or worker process that failed while loading or running a model."""
+    """A device, backend or worker process that failed while loading or running a model.
+
+    `device`, `blocks` (``0-22``) and `cause` are what a log needs apart; None where nobody knows.
+    """
 
     exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        device: str | None = None,
+        blocks: str | None = None,
+        cause: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.device, self.blocks, self.cause = device, blocks, cause
 
 
 class BusyError(GlmPlanError):

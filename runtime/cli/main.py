@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("runtime.cli.chat", "Talk with a model in the terminal."),
     "serve": ("runtime.cli.serve", "Serve a model over HTTP with OpenAI's API."),
     "devices": ("runtime.cli.devices", "Show GPUs, CPU, memory and the backends that really work."),
+    "doctor": ("runtime.cli.doctor", "Check machine, installation, a model and a plan."),
     "report": ("runtime.cli.report", "Tell what fits where, how fast, and what to change."),
     "bench": ("runtime.cli.bench", "Measure how fast a model runs here."),
     "calibrate": ("runtime.cli.calibrate", "Measure how fast this machine runs real blocks."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from runtime.cli.planning import planning_options
 from runtime.cli.serve_options import ENVIRONMENT_PREFIX, config_option, service_options
 from runtime.cli.target import target_options
 from scheduler.planning import Planning
+
+if TYPE_CHECKING:
+    from runtime.service.log_lines import LogFormat
 
 
 @click.command(context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX, "show_default": True})
@@ -26,6 +29,7 @@ def command(
     api_key_file: Path | None,
     cors_origin: tuple[str, ...],
     log_level: str,
+    log_format: LogFormat,
     **limits: Any,
 ) -> None:
     """Serve a model over HTTP with OpenAI's API, its plan, health and metrics.
@@ -43,6 +47,7 @@ def command(
     from scheduler.errors import UserInputError
 
     try:
+        from runtime.service.log_lines import announce, configure_logging
         from runtime.service.served_model import ServedModel
         from runtime.service.server import serve
     except ImportError as error:
@@ -55,9 +60,10 @@ def command(
     settings = ServiceSettings(
         api_keys=read_api_keys(api_key, api_key_file), cors_origins=cors_origin, **limits
     )
+    configure_logging(log_level, log_format)
     plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
     launches = launches_here(plan, spec, bundle)
     for launch in launches:
         if launch.fallback:
-            click.echo(f"{launch.device}: {launch.fallback}", err=True)
-    serve(ServedModel(plan, bundle, launches, settings.queue), settings, log_level)
+            announce(f"{launch.device}: {launch.fallback}")
+    serve(ServedModel(plan, bundle, launches, settings.queue), settings)

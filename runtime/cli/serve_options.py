@@ -100,10 +100,23 @@ def service_options(function: _Function) -> _Function:
             help="A web site whose pages may ask, such as https://example.org. Repeat it for more.",
         ),
         click.option(
+            "--back-off",
+            type=click.Choice(["slots", "off"]),
+            default="slots",
+            help="What to give up when other programs take memory that answers would need: slots"
+            " take no new answers until it is back; off only tells, in /health and the log.",
+        ),
+        click.option(
             "--log-level",
             type=click.Choice(["error", "warning", "info", "debug"]),
             default="warning",
             help="info also logs a line for each request; prompts are never logged.",
+        ),
+        click.option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            help="json: an object on each line of stderr, with the request's id.",
         ),
     ]
     for option in reversed(options):

@@ -11,9 +11,11 @@ from runtime.service.documents import (
     Content,
     DetokenizeRequest,
     Health,
+    LoadedMemory,
     Model,
     ModelList,
     PlanInForce,
+    Pressure,
     StageStatus,
     Status,
     StepSeconds,
@@ -22,6 +24,7 @@ from runtime.service.documents import (
 )
 from runtime.service.questions import check_ids, check_model
 from runtime.service.state import Service, refusals, service_of
+from scheduler.pressure import over_plan
 
 router = APIRouter()
 _Service = Annotated[Service, Depends(service_of)]
@@ -77,6 +80,7 @@ async def status(service: _Service) -> Status:
         context_tokens=served.context_tokens,
         slots=served.slots,
         slots_busy=served.admission.busy,
+        slots_usable=served.admission.usable,
         queue_limit=served.admission.queue,
         queue_waiting=served.admission.waiting,
         stages=_stages(service),
@@ -87,7 +91,9 @@ async def status(service: _Service) -> Status:
 @router.get("/plan", responses=refusals(), tags=["plan"])
 async def plan(service: _Service) -> PlanInForce:
     """The plan in force, planned against actual."""
-    return PlanInForce(plan=service.served.plan, stages=_stages(service))
+    return PlanInForce(
+        plan=service.served.plan, stages=_stages(service), memory=_loaded_memory(service)
+    )
 
 
 @router.get(
@@ -123,7 +129,34 @@ def _health(service: Service) -> Health:
         all_parts=served.all_parts,
         fault=str(served.fault) if served.fault else None,
         degraded=fallbacks,
+        pressure=_pressure(service),
     )
+
+
+def _pressure(service: Service) -> Pressure | None:
+    found = service.pressure.found
+    if found.reason is None:
+        return None
+    return Pressure(
+        usable_slots=found.usable_slots,
+        slots=service.served.slots,
+        reason=found.reason,
+        applied=service.settings.back_off != "off",
+    )
+
+
+def _loaded_memory(service: Service) -> list[LoadedMemory]:
+    loaded = service.pressure.loaded
+    return [
+        LoadedMemory(
+            device=need.device,
+            planned_bytes=need.all_slots_bytes,
+            loaded_bytes=loaded[need.device],
+            deviation=over_plan(need, loaded[need.device]),
+        )
+        for need in service.pressure.needs
+        if need.device in loaded
+    ]
 
 
 def _last_step(service: Service) -> StepSeconds | None:

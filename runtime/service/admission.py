@@ -13,10 +13,14 @@ _FORGET = 0.2  # weight of the newest answer in the running mean of their second
 
 
 class Admission:
-    """Hands out `slots`; up to `queue` tickets wait for one, first come, first served."""
+    """Hands out `slots`; up to `queue` tickets wait for one, first come, first served.
+
+    While memory is short, only `usable` of the slots are handed out; see `allow`.
+    """
 
     def __init__(self, slots: int, queue: int) -> None:
         self.slots = slots
+        self.usable = slots
         self.queue = queue
         self.busy = 0
         self._waiting: deque[Ticket] = deque()
@@ -27,15 +31,24 @@ class Admission:
         """Tickets without a slot."""
         return len(self._waiting)
 
+    def allow(self, usable: int) -> None:
+        """Use this many slots from now on; what runs goes on, and what waits moves up."""
+        self.usable = usable
+        while self._waiting and self.busy < usable:
+            self.busy += 1
+            self._waiting.popleft().take_slot()
+
     def enter(self, count: int) -> list[Ticket]:
         """Tickets for `count` answers; raises ApiError 429 when they do not all fit the queue."""
-        room = self.slots - self.busy + self.queue - self.waiting
+        room = max(0, self.usable - self.busy) + self.queue - self.waiting
         if count > room:
             seconds = str(self._retry_seconds(count - room))
+            given_up = self.slots - self.usable
+            short = f" ({given_up} more are given up while memory is short)" if given_up else ""
             raise ApiError(
                 429,
-                f"all {self.slots} slots are busy and {self.waiting} of {self.queue} places in the"
-                f" queue are taken; try again in {seconds} s.",
+                f"all {self.usable} slots are busy{short} and {self.waiting} of {self.queue} places"
+                f" in the queue are taken; try again in {seconds} s.",
                 code="queue_full",
                 headers={"Retry-After": seconds},
             )
@@ -43,7 +56,7 @@ class Admission:
 
     def _ticket(self) -> Ticket:
         ticket = Ticket(self)
-        if self.busy < self.slots:
+        if self.busy < self.usable:
             self.busy += 1
             ticket.take_slot()
         else:
@@ -57,13 +70,11 @@ class Admission:
             return
         seconds = time.monotonic() - ticket.slot_since
         self._mean_seconds += _FORGET * (seconds - self._mean_seconds)
-        if self._waiting:
-            self._waiting.popleft().take_slot()
-        else:
-            self.busy -= 1
+        self.busy -= 1
+        self.allow(self.usable)
 
     def _retry_seconds(self, answers: int) -> int:
-        return max(1, math.ceil(self._mean_seconds * answers / self.slots))
+        return max(1, math.ceil(self._mean_seconds * answers / max(1, self.usable)))
 
 
 class Ticket:

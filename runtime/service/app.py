@@ -18,6 +18,8 @@ from runtime.service.errors import add_error_handlers
 from runtime.service.guard import Guard
 from runtime.service.metrics import Metrics
 from runtime.service.page_files import PageFiles
+from runtime.service.pressure_watch import PressureWatch
+from runtime.service.request_log import HEADER, RequestLog
 from runtime.service.served_model import ServedModel
 from runtime.service.settings import ServiceSettings
 from runtime.service.state import Service
@@ -41,7 +43,9 @@ def create_app(
             on_loaded()
 
         loading = asyncio.create_task(load())
+        watching = asyncio.create_task(pressure.run())
         yield
+        watching.cancel()
         await loading
         await asyncio.to_thread(served.close)
 
@@ -55,7 +59,8 @@ def create_app(
         redirect_slashes=False,
     )
     metrics = Metrics()
-    app.state.service = Service(settings, served, metrics)
+    pressure = PressureWatch(served, settings.back_off)
+    app.state.service = Service(settings, served, metrics, pressure)
     routers = (chat.router, completions.router, about.router, planner.router)
     for router in routers:
         app.include_router(router)
@@ -70,8 +75,10 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["Authorization", "Content-Type", HEADER],
+            expose_headers=[HEADER],
         )
+    app.add_middleware(RequestLog)
     return app
 
 

@@ -29,6 +29,15 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+class Pressure(BaseModel):
+    """Memory is short: slots that take new answers, and the cause as a sentence."""
+
+    usable_slots: int
+    slots: int
+    reason: str
+    applied: bool = Field(description="false where the server was told not to back off")
+
+
 class Health(BaseModel):
     """Whether answers can be had; ``degraded`` names what does not run as planned."""
 
@@ -37,6 +46,7 @@ class Health(BaseModel):
     all_parts: int
     fault: str | None = None
     degraded: list[str] = []
+    pressure: Pressure | None = None
 
 
 class StageStatus(BaseModel):
@@ -70,10 +80,20 @@ class Status(BaseModel):
     context_tokens: int
     slots: int
     slots_busy: int
+    slots_usable: int = Field(description="fewer than slots while memory is short")
     queue_limit: int
     queue_waiting: int
     stages: list[StageStatus]
     last_step: StepSeconds | None = Field(description="of the newest token of any answer")
+
+
+class LoadedMemory(BaseModel):
+    """A memory after loading; ``deviation`` says where more is held than was planned; bytes."""
+
+    device: str = Field(description="ram, or a GPU")
+    planned_bytes: int = Field(description="with every slot in use, estimated")
+    loaded_bytes: int = Field(description="held after loading, measured")
+    deviation: str | None
 
 
 class PlanInForce(BaseModel):
@@ -86,6 +106,7 @@ class PlanInForce(BaseModel):
     )
     plan: Plan
     stages: list[StageStatus]
+    memory: list[LoadedMemory] = Field(description="empty until the model is loaded")
 
 
 class TokenizeRequest(BaseModel):

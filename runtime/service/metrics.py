@@ -39,6 +39,7 @@ class Metrics:
         gauges = {
             "slots": "slots in all",
             "slots_busy": "slots in use",
+            "slots_usable": "slots that take new answers, fewer while memory is short",
             "queue_waiting": "answers that wait for a slot",
             "queue_limit": "answers that may wait",
             "ready": "1 when the model is loaded",
@@ -71,6 +72,7 @@ class Metrics:
         values: Iterable[float] = (
             admission.slots,
             admission.busy,
+            admission.usable,
             admission.waiting,
             admission.queue,
             served.state == "ready",

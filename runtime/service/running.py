@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 
 from runtime.article.greedy import require_greedy
@@ -168,7 +169,9 @@ class Running:
             self._events.put_nowait((index, ended))
         except EngineError as error:
             if self._served.fail(engine, error):
-                asyncio.get_running_loop().run_in_executor(None, self._served.reload)
+                # In this request's context, so that the log tells which one met the fault.
+                reload = functools.partial(copy_context().run, self._served.reload)
+                asyncio.get_running_loop().run_in_executor(None, reload)
             raise
         finally:
             stream.cancel()

@@ -19,6 +19,7 @@ from runtime.launch import StageLaunch
 from runtime.pipeline import ProgressCallback, StepTime
 from runtime.service.admission import Admission
 from runtime.service.errors import ApiError
+from runtime.service.log_lines import fault_fields, fields
 from runtime.worker import Loaded
 from scheduler.errors import EngineError, GlmPlanError
 from scheduler.plan import Plan
@@ -92,7 +93,7 @@ class ServedModel:
         """
         if engine is not self._engine or self.state != "ready":
             return False
-        _log.error("%s", error)
+        _log.error("%s", error, extra=fault_fields(error))
         self.fault = error
         self.state = "failed"
         return True
@@ -103,6 +104,7 @@ class ServedModel:
             if self._engine is None or self._reloads == _MOST_RELOADS:
                 return
             self._reloads += 1
+            _log.warning("the engine starts anew", extra=fields(restart=self._reloads))
             self._engine.close()
             self._engine = None
             self.loaded_parts = 0

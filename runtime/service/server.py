@@ -5,16 +5,16 @@ from __future__ import annotations
 import signal
 import socket
 
-import click
 import uvicorn
 
 from runtime.service.app import create_app
+from runtime.service.log_lines import announce
 from runtime.service.served_model import ServedModel
 from runtime.service.settings import ServiceSettings
 from scheduler.errors import UserInputError
 
 
-def serve(served: ServedModel, settings: ServiceSettings, log_level: str) -> None:
+def serve(served: ServedModel, settings: ServiceSettings) -> None:
     """Answer until SIGINT or SIGTERM, then finish what runs within `drain_seconds`.
 
     Raises UserInputError when the address cannot be had, and the model's own error when it does not
@@ -26,15 +26,15 @@ def serve(served: ServedModel, settings: ServiceSettings, log_level: str) -> Non
 
     def on_loaded() -> None:
         if served.state == "ready":
-            click.echo(f"{served.plan.model} is ready at {url}", err=True)
+            announce(f"{served.plan.model} is ready at {url}")
         else:
             server.should_exit = True
 
     app = create_app(served, settings, on_loaded)
     config = uvicorn.Config(
         app,
-        log_level=log_level,
-        access_log=log_level in ("info", "debug"),
+        log_config=None,
+        access_log=False,  # see RequestLog
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_seconds),
         timeout_keep_alive=30,
@@ -42,7 +42,7 @@ def serve(served: ServedModel, settings: ServiceSettings, log_level: str) -> Non
         ws="none",
     )
     server = uvicorn.Server(config)
-    click.echo(f"listening at {url}, loading {served.plan.model}", err=True)
+    announce(f"listening at {url}, loading {served.plan.model}")
     # uvicorn sends itself the signal again after its end; a drained server ends in peace.
     before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     try:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from scheduler.errors import UserInputError
 
+BackOffPolicy = Literal["slots", "off"]
 _LONGEST_KEY_FILE_BYTES = 1 << 20
 _SHORTEST_KEY = 8
 
@@ -17,8 +19,8 @@ class ServiceSettings:
     """Limits and addresses of one server; bytes and seconds.
 
     ``api_keys`` empty: anybody who reaches the port may ask. ``queue`` is how many answers may wait
-    for a slot. Raises UserInputError for an address that others reach while no key protects it,
-    unless ``insecure``.
+    for a slot, ``back_off`` what is given up while memory is short. Raises UserInputError for an
+    address that others reach while no key protects it, unless ``insecure``.
     """
 
     host: str = "127.0.0.1"
@@ -32,6 +34,7 @@ class ServiceSettings:
     max_body_bytes: int = 4 << 20
     max_messages: int = 1024
     cors_origins: tuple[str, ...] = ()
+    back_off: BackOffPolicy = "slots"
 
     def __post_init__(self) -> None:
         if not self.on_loopback and not self.api_keys and not self.insecure:

@@ -1,4 +1,4 @@
-"""What every route can reach: the settings, the model and the metrics of this server."""
+"""What every route can reach: settings, model, memory and metrics of this server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi import Request
 
 from runtime.service.errors import ErrorResponse
 from runtime.service.metrics import Metrics
+from runtime.service.pressure_watch import PressureWatch
 from runtime.service.served_model import ServedModel
 from runtime.service.settings import ServiceSettings
 
@@ -20,6 +21,7 @@ class Service:
     settings: ServiceSettings
     served: ServedModel
     metrics: Metrics
+    pressure: PressureWatch
 
 
 def service_of(request: Request) -> Service:

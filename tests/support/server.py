@@ -47,9 +47,11 @@ class Server:
 
 
 @contextmanager
-def running_server(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
+def running_server(
+    *arguments: str, environment: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
+) -> Iterator[Server]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "runtime.cli", "serve", "--port", "0", *arguments],
+        [*prefix, sys.executable, "-m", "runtime.cli", "serve", "--port", "0", *arguments],
         cwd=REPOSITORY,
         env=os.environ | (environment or {}),
         stdout=subprocess.DEVNULL,
@@ -70,7 +72,7 @@ def running_server(*arguments: str, environment: dict[str, str] | None = None) -
     threading.Thread(target=read, daemon=True).start()
     try:
         assert ready.wait(_START_SECONDS), lines
-        found = re.search(r"is ready at (\S+)", "".join(lines))
+        found = re.search(r"is ready at ([^\s\"]+)", "".join(lines))
         assert found, lines
         server = Server(process, found[1], lines)
         yield server

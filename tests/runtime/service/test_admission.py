@@ -53,6 +53,30 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     run(scenario())
 
 
+def test_slots_that_are_given_up_empty_and_come_back_in_order() -> None:
+    async def scenario() -> None:
+        admission = Admission(3, 3)
+        running = admission.enter(3)
+        admission.allow(1)
+        assert admission.busy == 3  # what runs goes on
+        waiting = admission.enter(2)
+        with pytest.raises(ApiError, match=r"all 1 slots are busy \(2 more are given up"):
+            admission.enter(2)
+        running[0].leave()
+        running[1].leave()
+        assert (admission.busy, admission.waiting) == (1, 2)
+        running[2].leave()
+        assert (admission.busy, admission.waiting) == (1, 1)
+        admission.allow(0)
+        waiting[0].leave()
+        assert (admission.busy, admission.waiting) == (0, 1)
+        admission.allow(3)
+        assert (admission.busy, admission.waiting) == (1, 0)
+        assert waiting[1].slot_since is not None
+
+    run(scenario())
+
+
 @given(
     st.integers(1, 4),
     st.integers(0, 4),
