@@ -23,10 +23,10 @@ from runtime.manifest import (
     Tokenizer,
     Variant,
 )
-from runtime.strict_json import read_strict_json, validation_sentence
 from scheduler.backend_names import Engine
 from scheduler.errors import BundleError
 from scheduler.plan import Precision
+from scheduler.strict_json import read_strict_json, validation_sentence
 
 __all__ = [
     "BUNDLE_SCHEMA",
@@ -43,12 +43,14 @@ __all__ = [
     "hash_file",
     "open_bundle",
     "read_manifest",
+    "require_unchanged",
     "select_variant",
     "verify_bundle",
 ]
 
 _MANIFEST_BYTES_LIMIT = 16 << 20
 _HASH_CHUNK_BYTES = 4 << 20
+_LONGEST_NAME_BYTES = 255  # what file systems take
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,20 @@ def read_manifest(path: Path) -> Manifest:
             " checksum; export the checkpoint again."
         )
     return manifest
+
+
+def require_unchanged(bundle: Bundle) -> None:
+    """Raise BundleError where another bundle has taken the place of the opened one since.
+
+    Files that were loaded meanwhile may be of either. One that only gained variants is the same.
+    """
+    if bundle.layout == "article":
+        return
+    now = {file.path: file for file in read_manifest(bundle.path).files()}
+    if any(now.get(file.path) != file for file in bundle.manifest.files()):
+        raise BundleError(
+            f"{bundle.path} was replaced by another export while it was being loaded; start again."
+        )
 
 
 def select_variant(
@@ -218,13 +234,17 @@ def hash_file(path: Path) -> str:
 def _require_present(path: Path, root: Path, file: BundleFile) -> None:
     plain = PurePosixPath(file.path)
     characters_ok = file.path.isprintable() and "\\" not in file.path and ":" not in file.path
+    characters_ok &= all(len(part.encode()) <= _LONGEST_NAME_BYTES for part in plain.parts)
     if plain.is_absolute() or ".." in plain.parts or not characters_ok:
         raise BundleError(
             f"{path / MANIFEST_NAME} refers to {file.path!r}, outside the bundle; expected a path"
             " inside it."
         )
     target = path / plain
-    resolved = target.resolve()
+    try:
+        resolved = target.resolve()
+    except (OSError, RuntimeError) as error:  # links that lead in a circle
+        raise BundleError(f"{target} leads nowhere ({error}); copy the file itself.") from error
     if not resolved.is_relative_to(root):
         raise BundleError(
             f"{target} is a link to {resolved}, outside the bundle; copy the file itself."

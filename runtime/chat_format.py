@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from runtime.article.longest_match import LongestMatchTokenizer
 from runtime.bundle import Bundle
-from runtime.chat_template import ChatTemplate
+from runtime.chat_template import MAX_TEMPLATE_BYTES, ChatTemplate
 from runtime.json_tokenizer import JsonTokenizer, TextStream
 from runtime.prompt import ChatGlmFormat
 from runtime.tokenizer import TextCodec, Tokenizer
@@ -147,9 +147,15 @@ def chat_format_of(bundle: Bundle, *, raw: bool = False) -> ChatFormat:
         return CompletionFormat(tokenizer, described.bos or "" if described.add_bos else "")
     path = bundle.file(described.chat_template)
     try:
-        source = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_TEMPLATE_BYTES + 1)
+        source = content.decode()
     except (OSError, UnicodeDecodeError):
         raise BundleError(f"{path} cannot be read as text; export the bundle again.") from None
+    if len(content) > MAX_TEMPLATE_BYTES:
+        raise BundleError(
+            f"{path} is over {MAX_TEMPLATE_BYTES >> 10} KiB; export the bundle again."
+        )
     named = {"bos_token": described.bos, "eos_token": described.eos}
     special_texts = {name: text for name, text in named.items() if text is not None}
     return TemplateFormat(tokenizer, ChatTemplate(source), special_texts)

@@ -13,6 +13,7 @@ from typing import Any
 from runtime.template_process import MAX_SECONDS, serve
 from scheduler.errors import CheckpointError, UserInputError
 
+MAX_TEMPLATE_BYTES = 256 << 10  # published ones have up to about 20 KiB
 _START_SECONDS = 60.0  # a busy machine may be slow to start a process
 
 
@@ -83,7 +84,7 @@ class ChatTemplate:
         if kind == "text":
             return text
         if kind == "refused":
-            raise UserInputError(f"the model's chat template refuses these messages: {text}")
+            raise UserInputError(f"the model's chat template refuses these messages: {text}.")
         if kind == "limit":
             raise _limit(text)
         raise CheckpointError(

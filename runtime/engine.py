@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from runtime.article.greedy import require_greedy
 from runtime.batch_loop import BatchLoop
 from runtime.batching import group_sizes, stages_at_once
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, require_unchanged
 from runtime.embedding import EmbeddingFile
 from runtime.launch import StageLaunch
 from runtime.pipeline import Pipeline, ProgressCallback
@@ -17,7 +17,7 @@ from runtime.pipeline_protocol import PipelineFactory, StagePipeline
 from runtime.sampling import Sampling
 from runtime.slots import Request
 from runtime.stream import Generation, Stream
-from scheduler.errors import UserInputError
+from scheduler.errors import BundleError, UserInputError
 
 __all__ = ["Engine", "Generation", "Stream"]
 
@@ -65,6 +65,11 @@ class Engine:
         self.pipeline: StagePipeline = start_pipeline(
             launches, geometry, len(sizes), self.context_tokens, on_progress
         )
+        try:
+            require_unchanged(bundle)
+        except BundleError:
+            self.pipeline.close()
+            raise
         self._loop = BatchLoop(
             self.pipeline, embedding, sizes, at_once, queue_limit, chunked=not self._prefix_mask
         )

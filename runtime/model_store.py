@@ -16,12 +16,12 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runtime.strict_json import read_strict_json
 from scheduler.errors import CheckpointError, UserInputError
 from scheduler.hf_config import read_hf_config
 from scheduler.model import ModelSpec
 from scheduler.profile_files import data_dir
 from scheduler.profiles import load_model, model_names, model_profile
+from scheduler.strict_json import read_strict_json
 from scheduler.wording import near_matches, shorten
 
 ORIGIN_SCHEMA: Final = "glm-plan/origin/1"

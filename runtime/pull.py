@@ -24,9 +24,10 @@ from runtime.model_store import (
 from runtime.pull_files import choose_files
 from runtime.pull_hub import fetch, list_repository, require_hub
 from scheduler.errors import UserInputError
-from scheduler.json_file import write_whole
+from scheduler.file_lock import LockedError, hold_lock
 from scheduler.profiles import model_names, model_profile
 from scheduler.units import MIB, format_size
+from scheduler.whole_file import make_folder, write_whole
 from scheduler.wording import listing, near_matches, shorten
 
 _DISK_SPARE_BYTES = 64 * MIB
@@ -115,15 +116,13 @@ def resolve(request: PullRequest) -> tuple[str, str]:
 
 
 def _pull(model: StoredModel, origin: Origin, on_progress: OnProgress) -> Pulled:
-    from filelock import FileLock, Timeout
-
-    model.checkpoint_home.mkdir(parents=True, exist_ok=True)
+    make_folder(model.checkpoint_home)
     try:
-        with FileLock(model.home / "pull.lock", timeout=0):
+        with hold_lock(model.home / "pull.lock"):
             missing = _begin(model, origin)
             fetched_bytes = _fetch_all(model, origin, missing, on_progress)
             _write(model.origin_file, origin.model_copy(update={"complete": True}))
-    except Timeout:
+    except LockedError:
         raise UserInputError(
             f"Another glm-plan is pulling {model.name}; wait until it is done."
         ) from None

@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 from runtime.model_store import RemoteFile
 from runtime.pull_errors import endpoint, is_hub_error, no_hub, one_sentence, status_of
 from scheduler.errors import CheckpointError, UserInputError
+from scheduler.whole_file import make_folder, sync_folder
 
 OnBytes = Callable[[int], None]
 """Called with the bytes of the file in work that are on the disk."""
@@ -37,7 +38,6 @@ def require_hub() -> None:
     """Raise UserInputError without a huggingface_hub that resumes downloads; else make it quiet."""
     try:
         major = int(version("huggingface_hub").split(".")[0])
-        version("filelock")
     except (PackageNotFoundError, ValueError):
         major = 0
     if major < _OLDEST_HUB:
@@ -85,7 +85,7 @@ def fetch(repo: str, commit: str, file: RemoteFile, target: Path, on_bytes: OnBy
     partial file stays unless its contents are wrong.
     """
     partial = target.with_name(f"{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     if partial.exists() and partial.stat().st_size > file.size_bytes:
         partial.unlink()
     with one_sentence(repo, commit, file):
@@ -109,6 +109,7 @@ def fetch(repo: str, commit: str, file: RemoteFile, target: Path, on_bytes: OnBy
             " same command to fetch it again."
         )
     partial.replace(target)
+    sync_folder(target.parent)
 
 
 def _transfer(repo: str, commit: str, file: RemoteFile, partial: Path, on_bytes: OnBytes) -> None:

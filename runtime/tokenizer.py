@@ -17,6 +17,7 @@ from scheduler.errors import CheckpointError
 
 NEWLINE, TAB = "<n>", "<|tab|>"
 LONGEST_BLANK = 80
+MAX_MODEL_BYTES = 32 << 20  # 256k pieces take about 4 MiB
 _BLANKS = re.compile(rf" {{2,{LONGEST_BLANK}}}")
 BLANK_PIECE = re.compile(r"<\|blank_(\d{1,2})\|>")
 WORD_START = "\u2581"  # SentencePiece's sign for a blank
@@ -146,8 +147,10 @@ class StreamDecoder:
 def _load(model_path: Path) -> sentencepiece.SentencePieceProcessor:
     pieces = sentencepiece.SentencePieceProcessor()
     try:
+        if model_path.stat().st_size > MAX_MODEL_BYTES:
+            raise RuntimeError
         pieces.Load(str(model_path))
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):  # the package's own errors, and their texts
         raise CheckpointError(
             f"{model_path} is missing or no SentencePiece model; expected the tokenizer file of a"
             " ChatGLM checkpoint (ice_text.model), copy or export it again."

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.pattern_check import pattern_problem
-from runtime.strict_json import read_strict_json
 from scheduler.errors import CheckpointError
+from scheduler.strict_json import read_strict_json
 
 MAX_TOKENIZER_BYTES = 64 << 20  # the largest published ones take about 35 MB
 _MAX_DEPTH = 16

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 
 class GlmPlanError(Exception):
-    """Base of every error a user can cause or must be told about; the message is shown as it is."""
+    """Base of every error a user can cause or must be told about.
+
+    The message is shown as it is: what a file or a flag put into it cannot steer a terminal or end
+    a line of a log, since characters that do not print are spelled as escapes.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class UserInputError(GlmPlanError):
@@ -49,3 +56,10 @@ class BusyError(GlmPlanError):
     """More requests than the engine's queue takes; the same request may succeed later."""
 
     exit_code = 1
+
+
+def printable(text: str) -> str:
+    """A text on one line, with escapes such as \\x1b for characters that do not print."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

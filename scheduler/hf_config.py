@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from scheduler.errors import UserInputError
 from scheduler.hf_families import CHATGLM_LAYOUTS, FAMILIES
 from scheduler.model import LARGEST, ModelSpec
+from scheduler.strict_json import parse_strict_json
 from scheduler.wording import near_matches, shorten, show_value
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -69,13 +69,9 @@ def read_hf_config(path: Path) -> ModelSpec:
     if len(text) > _LARGEST_FILE_BYTES:
         raise UserInputError(f"{file} is over 1 MiB; a model's config.json is a few KiB.")
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserInputError(
-            f"{file} is not valid JSON; expected a model's config.json."
-        ) from error
-    if not isinstance(config, dict):
-        raise UserInputError(f"{file} holds no JSON object; expected a model's config.json.")
+        config = parse_strict_json(text)
+    except ValueError as error:
+        raise UserInputError(f"{file} {error}; expected a model's config.json.") from error
     return spec_from_hf_config(config, file.resolve().parent.name)
 
 

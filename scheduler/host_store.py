@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from scheduler.errors import UserInputError
 from scheduler.hardware import Cpu
 from scheduler.host_profile import HOST_NAME, HOST_SCHEMA, HostProfile
-from scheduler.json_file import first_fault, read_document, write_whole
+from scheduler.json_file import first_fault, read_document
 from scheduler.profile_files import config_dir
+from scheduler.whole_file import make_folder, write_whole
 from scheduler.wording import near_matches, shorten
 
 _LARGEST_MIB = 1
@@ -50,7 +51,7 @@ def save_host(profile: HostProfile) -> Path:
     path = hosts_dir() / f"{profile.name}.json"
     text = json.dumps(profile.model_dump(mode="json", by_alias=True), indent=1) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_whole(path, text)
     except OSError as error:
         raise UserInputError(

@@ -1,40 +1,18 @@
-"""JSON documents as files: written whole or not at all, and read with bounds."""
+"""JSON documents of ours, read back with bounds: their size, their schema, one sentence each."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from scheduler.errors import GlmPlanError
+from scheduler.strict_json import parse_strict_json
 from scheduler.units import MIB
 from scheduler.wording import shorten
 
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ASCII text so that readers see the old file or the whole new one, never a part.
-
-    A path that is no regular file (a pipe, /dev/null) is written to directly. Raises OSError.
-    """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        target.write_text(text, encoding="ascii")
-        return
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+_LONGEST_PLACE = 100
 
 
 def read_document(
@@ -52,11 +30,11 @@ def read_document(
     if len(content) > largest_mib * MIB:
         raise error(f"{path} is over {largest_mib} MiB; {again}.")
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        raise error(f"{path} is not JSON; {again}.") from None
-    found = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or found != schema:
+        document = parse_strict_json(content)
+    except ValueError as fault:
+        raise error(f"{path} {fault}; {again}.") from None
+    found = document.get("schema")
+    if found != schema:
         told = f"schema {shorten(str(found))}" if found is not None else "no schema"
         raise error(f"{path} has {told}, expected {schema!r}; {again}.")
     return document
@@ -65,6 +43,6 @@ def read_document(
 def first_fault(error: ValidationError) -> str:
     """Where a document is wrong and how, from the first fault that pydantic found."""
     fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
+    where = ".".join(str(part) for part in fault["loc"])[:_LONGEST_PLACE]
     what = fault["msg"].removeprefix("Value error, ")
     return f"{where}: {what}" if where else what

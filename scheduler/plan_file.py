@@ -8,8 +8,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from scheduler.errors import PlanError, UserInputError
-from scheduler.json_file import first_fault, read_document, write_whole
+from scheduler.json_file import first_fault, read_document
 from scheduler.plan import PLAN_SCHEMA, Plan
+from scheduler.whole_file import write_whole
 
 _LARGEST_MIB = 16
 

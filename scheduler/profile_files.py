@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from scheduler.errors import UserInputError
+from scheduler.toml_file import read_toml
 from scheduler.wording import near_matches, show_value
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -23,8 +19,6 @@ if TYPE_CHECKING:
     Schema = TypeVar("Schema", bound=BaseModel)
 
 Kind = Literal["models", "devices"]
-_LARGEST_FILE_BYTES = 1 << 17
-_LONGEST_LINE_BYTES = 1000  # tomllib takes square time and memory in the dots of a key
 
 
 def config_dir() -> Path:
@@ -60,23 +54,7 @@ def read_profile(file: Path, schema: type[Schema], what: str = "profile") -> Sch
     """
     from pydantic import ValidationError
 
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserInputError(f"{file} cannot be read: {error.strerror or error}.") from error
-    if len(content) > _LARGEST_FILE_BYTES:
-        raise UserInputError(f"{file} is over 128 KiB; a profile is a few KiB of TOML.")
-    if any(len(line) > _LONGEST_LINE_BYTES for line in content.splitlines()):
-        raise UserInputError(f"{file} has a line of over 1,000 bytes; break it up.")
-    try:
-        document = tomllib.loads(content.decode())
-    except UnicodeDecodeError as error:
-        raise UserInputError(f"{file} is not UTF-8 text; a profile is a TOML file.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserInputError(f"{file} is not valid TOML: {error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserInputError(f"{file} is not valid TOML: a value is too large or deep.") from error
+    document = read_toml(file, str(file), "a profile")
     try:
         return schema.model_validate(document)
     except ValidationError as error:

@@ -8,6 +8,7 @@ from runtime.manifest import SpecialTokens
 from scheduler.errors import BundleError
 
 VOCABULARY_NAME = "slim_vocab.txt"
+_LARGEST_BYTES = 32 << 20  # ChatGLM-6B's has about 1.3 MB
 _AGAIN = "copy the file again from the export"
 
 
@@ -18,7 +19,11 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     twice.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_BYTES + 1)
+        if len(content) > _LARGEST_BYTES:
+            raise BundleError(f"{path} is over {_LARGEST_BYTES >> 20} MiB; {_AGAIN}.")
+        text = content.decode("utf-8")
     except OSError as error:
         raise BundleError(
             f"{path} cannot be read ({error.strerror or error}); {_AGAIN}."

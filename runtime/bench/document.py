@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runtime.strict_json import read_strict_json, validation_sentence
 from scheduler.errors import UserInputError
+from scheduler.strict_json import read_strict_json, validation_sentence
 
 BENCH_SCHEMA = "glm-plan/bench/1"
 _BYTES_LIMIT = 16 << 20

@@ -16,14 +16,17 @@ from tempfile import TemporaryDirectory
 from threading import Event
 
 from scheduler.errors import UserInputError
+from scheduler.file_lock import LockedError, hold_lock
 from scheduler.memory import held_block_bytes, loading_bytes
 from scheduler.model import ModelSpec, block_bytes, lm_head_bytes
 from scheduler.plan import Precision
 from scheduler.units import format_size
+from scheduler.whole_file import make_folder, sync_file
 
 WIDTHS = (4096, 2048, 1024, 512)
 HEAD_DIM = 128
 ROWS_PER_WIDTH = 4  # rows of the lm_head-like matrix: 16,384 at width 4,096
+_UNFINISHED = ".making-"
 _GRAPH_SOURCES = ("block_graph.py", "onnx_graph.py", "converter.py")
 # The converter's peak over the fp32 weights of a block, and the loaded blocks of all precisions.
 _RAM_SHARE = 0.5
@@ -106,7 +109,7 @@ def calibration_parts(
     missing = [one for one in wanted if not (folder / one).is_dir()]
     if missing:
         _require_extra()
-        _make(shelf, folder, width, missing, on_part)
+        _make_alone(shelf, folder, width, missing, on_part)
     return {
         one: PartFiles(folder / one / "block.mnn", folder / one / "lm_head.mnn") for one in wanted
     }
@@ -130,18 +133,38 @@ def _require_extra() -> None:
         )
 
 
-def _make(
+def _make_alone(
     shelf: Path, folder: Path, width: int, precisions: list[Precision], on_part: OnPart
 ) -> None:
+    """Make parts while no other process does, with room for them."""
+    try:
+        make_folder(folder.parent)
+        with hold_lock(shelf / ".lock"):
+            missing = [one for one in precisions if not (folder / one).is_dir()]
+            if missing:
+                _make_room(shelf, folder, block_spec(width), missing)
+                _make(folder, width, missing, on_part)
+    except LockedError:
+        raise UserInputError(
+            "Another glm-plan is making parts to calibrate with; wait until it is done."
+        ) from None
+    except OSError as error:
+        raise UserInputError(
+            f"{shelf} cannot be written to: {error.strerror or error}; set GLM_PLAN_CACHE_DIR to"
+            " another directory."
+        ) from None
+
+
+def _make(folder: Path, width: int, precisions: list[Precision], on_part: OnPart) -> None:
     from runtime.calibrate.random_parts import random_block, random_head
     from runtime.export.block_graph import write_block, write_lm_head
     from runtime.export.converter import convert
+    from runtime.export.publish import publish
     from runtime.export.request import choose_encodings
 
     spec = block_spec(width)
-    _make_room(shelf, folder.parent, spec, precisions)
     encodings = choose_encodings(spec, tuple(precisions), None)
-    with TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch:
+    with TemporaryDirectory(dir=folder.parent, prefix=_UNFINISHED) as scratch:
         graphs = Path(scratch)
         on_part("random weights")
         write_block(
@@ -155,23 +178,21 @@ def _make(
                 on_part(f"{part} {encoding.precision}")
                 least = size(spec, encoding.precision, encoding.weight_block)
                 convert(graphs / f"{part}.onnx", made / f"{part}.mnn", encoding, least, Event())
-            folder.mkdir(exist_ok=True)
-            with contextlib.suppress(OSError):  # another calibration was faster
-                made.rename(folder / encoding.precision)
+            for file in made.iterdir():
+                sync_file(file)
+            publish(made, folder / encoding.precision)
 
 
-def _make_room(shelf: Path, current: Path, spec: ModelSpec, precisions: list[Precision]) -> None:
-    try:
-        current.mkdir(parents=True, exist_ok=True)
-        for other in shelf.iterdir():
-            if other != current:
-                shutil.rmtree(other, ignore_errors=True)
-        free = shutil.disk_usage(current).free
-    except OSError as error:
-        raise UserInputError(
-            f"{shelf} cannot be written to: {error.strerror or error}; set GLM_PLAN_CACHE_DIR to"
-            " another directory."
-        ) from None
+def _make_room(shelf: Path, folder: Path, spec: ModelSpec, precisions: list[Precision]) -> None:
+    """Remove parts of older programs and what a killed one left; refuse a disk that is too small.
+
+    The caller holds the shelf's lock.
+    """
+    left = [one for one in folder.parent.iterdir() if one.name.startswith(_UNFINISHED)]
+    old = [one for one in shelf.iterdir() if one.is_dir() and one != folder.parent]
+    for one in (*left, *old):
+        shutil.rmtree(one, ignore_errors=True)
+    free = shutil.disk_usage(folder.parent).free
     needed = sum(block_bytes(spec, one) + lm_head_bytes(spec, one) for one in ("fp32", *precisions))
     if needed > free:
         raise UserInputError(

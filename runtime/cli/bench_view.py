@@ -9,6 +9,7 @@ from rich.table import Table
 from runtime.bench.document import Bench, Case, Figure
 from scheduler.errors import UserInputError
 from scheduler.units import format_size
+from scheduler.whole_file import write_whole
 
 _COLUMNS = (
     "prompt",
@@ -103,7 +104,7 @@ def write_chart(result: Bench, path: Path) -> None:
         },
     }
     try:
-        path.write_text(vl_convert.vegalite_to_svg(figure), encoding="utf-8")
+        write_whole(path, vl_convert.vegalite_to_svg(figure))
     except OSError as error:
         raise UserInputError(f"{path} cannot be written ({error.strerror or error}).") from error
 

@@ -210,11 +210,14 @@ def export_with_progress(request: ExportRequest) -> tuple[Manifest, float]:
     """Export with a progress bar on stderr; returns the manifest and the seconds it took."""
     _require_extra()
     from runtime.export.exporter import export_bundle
+    from runtime.export.workspace import ExportRunningError
 
     began = time.perf_counter()
     try:
         with _progress_bar() as on_progress:
             manifest = export_bundle(request, on_progress)
+    except ExportRunningError:
+        raise
     except BaseException:
         _say_what_is_kept(request)
         raise

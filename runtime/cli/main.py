@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from scheduler.errors import GlmPlanError
+from scheduler.errors import GlmPlanError, printable
 
 # name -> (module that holds a click command called `command`, one-line help). Data, so that --help
 # imports none of them.
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(args=words, prog_name="glm-plan", standalone_mode=False)
     except click.ClickException as error:
-        click.echo(f"glm-plan: {error.format_message()}", err=True)
+        click.echo(f"glm-plan: {printable(error.format_message())}", err=True)
         sys.exit(error.exit_code)
     except GlmPlanError as error:
         click.echo(f"glm-plan: {error}", err=True)

@@ -74,23 +74,23 @@ def report_text(report: Report, kind: str) -> str:
 
 def deliver(texts: dict[str, str], targets: dict[str, Path]) -> None:
     """Write every format to its place, or the only one to stdout."""
-    from scheduler.report.files import write_whole
+    from scheduler.report.files import write_report
 
     for kind, text in texts.items():
         if targets[kind] == _STDOUT:
             click.echo(text, nl=False)
         else:
-            write_whole(targets[kind], text.encode())
+            write_report(targets[kind], text)
             click.echo(f"Report written to {targets[kind]}.")
 
 
 def write_pictures(report: Report, out: Path) -> None:
-    from scheduler.report.files import write_whole
+    from scheduler.report.files import write_report
     from scheduler.report.render import png
     from scheduler.report.view import model_views
 
     folder = out.parent if out.suffix and not out.is_dir() else out
     charts = [chart for model in model_views(report) for chart in model.charts]
     for chart in charts:
-        write_whole(folder / f"report-{chart.slug}.png", png(chart))
+        write_report(folder / f"report-{chart.slug}.png", png(chart))
     click.echo(f"{len(charts)} pictures written to {folder}{os.sep}report-*.png.")

@@ -12,6 +12,8 @@ from runtime.cli.planning import planning_options
 from runtime.cli.target import target_options
 from scheduler.planning import Planning
 
+_LONGEST_PROMPT_BYTES = 16 << 20
+
 
 @click.command()
 @click.argument("prompt", required=False)
@@ -94,7 +96,13 @@ def _question(prompt: str | None) -> str:
     if prompt is None and sys.stdin.isatty():
         raise UserInputError('there is no prompt; write glm-plan run "your question".')
     if prompt is None or prompt == "-":
-        text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+        content = sys.stdin.buffer.read(_LONGEST_PROMPT_BYTES + 1)
+        if len(content) > _LONGEST_PROMPT_BYTES:
+            raise UserInputError(
+                f"the prompt is over {_LONGEST_PROMPT_BYTES >> 20} MiB; expected what fits the"
+                " model's context."
+            )
+        text = content.decode("utf-8", "replace").strip()
     else:
         text = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if not text.strip():

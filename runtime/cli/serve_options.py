@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,16 +9,11 @@ from typing import Any, TypeVar
 import click
 
 from scheduler.errors import UserInputError
+from scheduler.toml_file import read_toml
 from scheduler.units import parse_size
-from scheduler.wording import near_matches
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from scheduler.wording import near_matches, shorten, show_value
 
 ENVIRONMENT_PREFIX = "GLM_PLAN"
-_LARGEST_CONFIG_BYTES = 1 << 17
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -140,13 +134,7 @@ def config_option(function: _Function) -> _Function:
 def _read_config(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
-    try:
-        with path.open("rb") as stream:
-            document = tomllib.loads(stream.read(_LARGEST_CONFIG_BYTES).decode())
-    except OSError as error:
-        raise UserInputError(f"--config {path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserInputError(f"--config {path} is not valid TOML: {error}.") from None
+    document = read_toml(path, f"--config {path}", "a server's configuration")
     names = {
         flag.removeprefix("--").replace("-", "_"): one
         for one in context.command.params
@@ -157,10 +145,12 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
         option = names.get(key.replace("-", "_"))
         if option is None or option.name is None:
             raise UserInputError(
-                f"--config {path}: {key} is no option; {near_matches(key, list(names))}"
+                f"--config {path}: {shorten(key)} is no option; {near_matches(key, list(names))}"
             )
         if option.multiple != isinstance(value, list) or isinstance(value, dict):
             expected = "a list" if option.multiple else "one value"
-            raise UserInputError(f"--config {path}: {key} is {value!r}; expected {expected}.")
+            raise UserInputError(
+                f"--config {path}: {key} is {show_value(value)}; expected {expected}."
+            )
         values[option.name] = [str(one) for one in value] if option.multiple else str(value)
     context.default_map = values

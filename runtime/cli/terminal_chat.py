@@ -13,6 +13,7 @@ from runtime.cli.interrupt import interruptible
 from runtime.cli.talk import Talk
 from scheduler.errors import UserInputError
 
+_LONGEST_LINE_BYTES = 16 << 20
 HELP = """\
 /reset  forget the conversation
 /plan   show which block is where
@@ -50,10 +51,10 @@ def chat_loop(
 def _read_line() -> str:
     if sys.stdin.isatty():
         return input("› ").strip()
-    line = sys.stdin.readline()
-    if not line:
+    content = sys.stdin.buffer.readline(_LONGEST_LINE_BYTES)
+    if not content:
         raise EOFError
-    return line.strip()
+    return content.decode("utf-8", "replace").strip()
 
 
 def _answer(talk: Talk, question: str) -> None:

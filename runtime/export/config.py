@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runtime.strict_json import read_strict_json, validation_sentence
 from scheduler.errors import CheckpointError
+from scheduler.strict_json import read_strict_json, validation_sentence
 
 LARGE_VOCABULARY = 150528  # the first release: ids below 20000 are image tokens
 IMAGE_TOKENS = 20000

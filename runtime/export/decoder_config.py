@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from runtime.bundle_spec import spec_of_geometry
 from runtime.geometry import Geometry
 from runtime.rotary import Rotary
-from runtime.strict_json import validation_sentence
 from scheduler.errors import CheckpointError
 from scheduler.model import ModelSpec
+from scheduler.strict_json import validation_sentence
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from runtime.bundle import (
     open_bundle,
 )
 from runtime.export.embedding_rows import encoded_rows
-from runtime.export.files import describe, publish, write_rows, write_synced
+from runtime.export.files import describe, write_rows
 from runtime.export.model_source import ModelSource
 from runtime.export.open_model import open_model
 from runtime.export.ort_encodings import ort_encodings
 from runtime.export.parts import LM_HEAD, PartMaker
+from runtime.export.publish import publish, restore
 from runtime.export.request import (
     DEFAULT_PRECISIONS,
     Encoding,
@@ -35,12 +36,13 @@ from runtime.export.request import (
 )
 from runtime.export.resources import choose_jobs, require_disk, work_bytes
 from runtime.export.tracker import Tracker
-from runtime.export.workspace import Workspace
+from runtime.export.workspace import Workspace, only_export
 from runtime.manifest import LONGEST_NAME, VALUE_BYTES
 from scheduler.errors import BundleError, UserInputError
 from scheduler.model import ModelSpec
 from scheduler.plan import Precision
 from scheduler.probe import probe_host
+from scheduler.whole_file import write_whole
 
 _HASH_THREADS = 4
 
@@ -48,12 +50,17 @@ _HASH_THREADS = 4
 def export_bundle(request: ExportRequest, on_progress: OnProgress = lambda _: None) -> Manifest:
     """Write the bundle of ``request`` and return its manifest.
 
-    Work happens in a sibling directory that is renamed into place at the end. A bundle of the same
-    checkpoint at ``request.out`` gains what it lacks. Raises CheckpointError for the input,
-    UserInputError for the request, BundleError for the conversion or a disk that fails.
+    Work happens in a sibling directory that is renamed into place at the end, by one process at a
+    time. A bundle of the same checkpoint at ``request.out`` gains what it lacks. Raises
+    CheckpointError for the input, UserInputError for the request, BundleError for the conversion,
+    a disk that fails or another export to the same place.
     """
+    if request.out.is_symlink():  # what it points to is what gets replaced
+        request = replace(request, out=request.out.resolve())
     try:
-        return _export(request, on_progress)
+        with only_export(request.out):
+            restore(request.out)
+            return _export(request, on_progress)
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         raise BundleError(
@@ -106,7 +113,7 @@ def _export(request: ExportRequest, on_progress: OnProgress) -> Manifest:
             made_by=made_by,
         )
         document = manifest.model_dump_json(indent=1, by_alias=True)
-        write_synced(workspace.path / MANIFEST_NAME, document + "\n")
+        write_whole(workspace.path / MANIFEST_NAME, document + "\n")
         workspace.seal()
         publish(workspace.path, request.out)
     return manifest

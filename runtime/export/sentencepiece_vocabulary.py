@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.export.bpe_document import AddedText, sentencepiece_document
+from runtime.tokenizer import MAX_MODEL_BYTES
 from scheduler.errors import CheckpointError
 
-MAX_MODEL_BYTES = 32 << 20  # 256k pieces take about 4 MiB
 # Piece types and model types of sentencepiece_model.proto.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _BPE = 2

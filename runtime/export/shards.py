@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from runtime.strict_json import read_strict_json
 from scheduler.errors import CheckpointError
+from scheduler.strict_json import read_strict_json
+from scheduler.wording import shorten
 
 _INDEX_BYTES_LIMIT = 64 << 20
+_LONGEST_NAME_BYTES = 255  # what file systems take
 
 
 def list_shards(directory: Path, single: str, index: str) -> tuple[list[Path], dict[str, Path]]:
@@ -45,10 +47,11 @@ def require_inside(directory: Path, name: str) -> Path:
     """
     path = directory / name
     plain = PurePosixPath(name)
-    if len(plain.parts) != 1 or "\\" in name or plain.parts[0] in ("..", ".") or ":" in name:
+    odd = "\\" in name or ":" in name or "\0" in name or len(name.encode()) > _LONGEST_NAME_BYTES
+    if len(plain.parts) != 1 or plain.parts[0] in ("..", ".") or odd:
         raise CheckpointError(
-            f"{directory} refers to {name!r}, which is not a plain file name; expected a file in"
-            " that directory."
+            f"{directory} refers to {shorten(name)}, which is not a plain file name; expected a"
+            " file in that directory."
         )
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; expected it beside config.json.")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.strict_json import read_strict_json
+from runtime.chat_template import MAX_TEMPLATE_BYTES
 from scheduler.errors import CheckpointError
+from scheduler.strict_json import read_strict_json
 
 _MAX_SETTINGS_BYTES = 8 << 20  # GLM and Llama list every added token there
-MAX_TEMPLATE_BYTES = 256 << 10  # published ones have up to about 20 KiB
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 

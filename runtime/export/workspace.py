@@ -6,18 +6,18 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from pydantic import ValidationError
 
 from runtime.bundle import Bundle, BundleFile, Variant, hash_file
-from runtime.export.files import sync
 from scheduler.errors import BundleError, CheckpointError, UserInputError
+from scheduler.file_lock import LockedError, hold_lock
+from scheduler.whole_file import make_folder, sync_file, write_whole
 
 _JOURNAL = "journal.jsonl"
-_LOCK = "lock"
 _TEMPORARY = "temporary"
 
 
@@ -26,8 +26,26 @@ def workspace_of(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
 
+class ExportRunningError(BundleError):
+    """Another process exports to the same place."""
+
+
+@contextlib.contextmanager
+def only_export(out: Path) -> Iterator[None]:
+    """Keep every other process from exporting to ``out``; raises
+    ExportRunningError while one does."""
+    make_folder(out.parent)
+    try:
+        with hold_lock(out.with_name(f".{out.name}.lock")):
+            yield
+    except LockedError:
+        raise ExportRunningError(
+            f"Another export is writing {out}; wait for it, or choose another --out."
+        ) from None
+
+
 class Workspace:
-    """One export's directory, held by one process at a time.
+    """One export's directory; the caller holds its lock, `only_export`.
 
     Finished variants are written down in a journal with their checksums. With ``resume``, those of
     an earlier run by the same versions (``made_by``) are kept if their files still match; one of
@@ -40,7 +58,6 @@ class Workspace:
         self.finished: dict[str, list[Variant]] = {}
         self._header = {"source_sha256": source, "made_by": made_by}
         self._resume = resume
-        self._lock: IO[str] | None = None
 
     @property
     def temporary(self) -> Path:
@@ -48,12 +65,11 @@ class Workspace:
         return self.path / _TEMPORARY
 
     def __enter__(self) -> Workspace:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _acquire(self.path / _LOCK)
+        make_folder(self.path)
         if self._resume:
             self._read_journal()
         for entry in self.path.iterdir():
-            if entry.name != _LOCK and not (self._resume and self._is_finished(entry)):
+            if not (self._resume and self._is_finished(entry)):
                 _remove(entry)
         self._rewrite_journal()
         self.temporary.mkdir()
@@ -65,8 +81,6 @@ class Workspace:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._lock is not None:
-            self._lock.close()
         if isinstance(error, (CheckpointError, UserInputError)):
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -102,7 +116,6 @@ class Workspace:
         """Remove all that is not part of the bundle; the next step is to publish it."""
         shutil.rmtree(self.temporary)
         (self.path / _JOURNAL).unlink()
-        (self.path / _LOCK).unlink()
 
     def _read_journal(self) -> None:
         """Fill `finished` from the journal; a torn last line, as a power cut leaves, is ignored."""
@@ -152,32 +165,11 @@ class Workspace:
 
     def _rewrite_journal(self) -> None:
         journal = self.path / _JOURNAL
-        journal.write_text(json.dumps(self._header) + "\n", encoding="utf-8")
-        sync(journal)
+        write_whole(journal, json.dumps(self._header) + "\n")
         finished, self.finished = self.finished, {}
         for part, variants in finished.items():
             for variant in variants:
                 self.record(part, variant)
-
-
-def _acquire(path: Path) -> IO[str]:
-    """Open and lock a file for as long as this process holds it; freed by the system on any end."""
-    file = path.open("a", encoding="utf-8")
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise BundleError(
-            f"Another export is writing {path.parent}; wait for it, or choose another --out."
-        ) from error
-    return file
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -185,7 +177,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-        sync(target)
+        sync_file(target)
 
 
 def _remove(entry: Path) -> None:

@@ -90,6 +90,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def on_http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if error.status_code == 400:  # FastAPI: "There was an error parsing the body"
+            return ApiError(400, "the body is not valid JSON.").response()
         return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
 
     app.add_exception_handler(ApiError, on_known)

@@ -64,10 +64,13 @@ def read_api_keys(given: tuple[str, ...], key_file: Path | None) -> tuple[str, .
     if key_file is not None:
         try:
             with key_file.open("rb") as stream:
-                text = stream.read(_LONGEST_KEY_FILE_BYTES).decode()
+                content = stream.read(_LONGEST_KEY_FILE_BYTES + 1)
+            text = content.decode()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise UserInputError(f"--api-key-file {key_file} cannot be read: {reason}.") from None
+        if len(content) > _LONGEST_KEY_FILE_BYTES:
+            raise UserInputError(f"--api-key-file {key_file} is over 1 MiB; expected keys alone.")
         lines = [line.strip() for line in text.splitlines()]
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:

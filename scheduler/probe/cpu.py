@@ -11,6 +11,7 @@ from pathlib import Path
 from scheduler.hardware import Cpu
 from scheduler.probe import elsewhere, linux_cpu
 from scheduler.probe.cgroup import CgroupLimits, read_limits
+from scheduler.probe.process_limit import address_space_left
 from scheduler.units import format_size
 
 
@@ -52,7 +53,15 @@ def probe_cpu(root: Path, platform: str) -> tuple[Cpu, tuple[str, ...]]:
         logical_cpus=len(allowed) or threads,
     )
     cpu = apply_limits(whole, limits)
-    return cpu, (*notes, *_limits_in_force(whole, cpu, threads))
+    notes += _limits_in_force(whole, cpu, threads)
+    room = address_space_left()
+    if room is not None and room < cpu.available_bytes:
+        notes.append(
+            f"The limit of address space (ulimit -v) leaves {format_size(room)} of the"
+            f" {format_size(cpu.available_bytes)} RAM that are available."
+        )
+        cpu = dataclasses.replace(cpu, available_bytes=room)
+    return cpu, tuple(notes)
 
 
 def apply_limits(cpu: Cpu, limits: CgroupLimits) -> Cpu:

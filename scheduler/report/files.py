@@ -1,29 +1,21 @@
-"""Files: write whole reports, or none, and say in one sentence what stands in the way."""
+"""Files of a report: written whole, or one sentence about what stands in the way."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from scheduler.errors import UserInputError
+from scheduler.whole_file import make_folder, write_whole
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the whole new one, never a part.
+def write_report(path: Path, content: str | bytes) -> None:
+    """Write a file by `write_whole`, and its directory if it is missing.
 
-    The directory is made if it is missing. Raises UserInputError where that cannot be done.
+    Raises UserInputError where that cannot be done.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise
+        make_folder(path.parent)
+        write_whole(path, content)
     except OSError as error:
         raise UserInputError(
             f"The report cannot be written to {path}: {error.strerror or error}; name a place with"

@@ -12,9 +12,9 @@ from runtime.export.families.table import FAMILIES, Family
 from runtime.export.families.values import number, refusal, whole
 from runtime.export.shards import require_inside
 from runtime.rotary import Rotary
-from runtime.strict_json import read_strict_json
 from scheduler.errors import CheckpointError
 from scheduler.hf_config import spec_from_hf_config
+from scheduler.strict_json import read_strict_json
 from scheduler.wording import listing
 
 CONFIG = "config.json"

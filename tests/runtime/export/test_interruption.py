@@ -15,7 +15,7 @@ from runtime.bundle import open_bundle
 from runtime.export import exporter, parts
 from runtime.export.exporter import export_bundle
 from runtime.export.request import ExportRequest
-from runtime.export.workspace import Workspace, workspace_of
+from runtime.export.workspace import only_export, workspace_of
 from scheduler.errors import BundleError, UserInputError
 from tests.support.chatglm_checkpoint import Shape, write_checkpoint
 
@@ -137,7 +137,7 @@ def test_resume_of_another_checkpoint_is_refused(checkpoint, out, tmp_path, monk
 
 
 def test_only_one_export_at_a_time(checkpoint, out):
-    with Workspace(out, "0" * 64, {}, resume=False):
+    with only_export(out):
         assert "Another export is writing" in refusal(
             BundleError, ExportRequest(checkpoint, out, ("fp16",))
         )
