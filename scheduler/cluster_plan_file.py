@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from scheduler.cluster_plan import CLUSTER_PLAN_SCHEMA, ClusterPlan
 from scheduler.errors import PlanError, UserInputError
-from scheduler.json_file import first_fault, read_document, write_whole
+from scheduler.json_file import first_fault, read_document
+from scheduler.whole_file import write_whole
 
 _LARGEST_MIB = 16
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,12 +157,19 @@ def test_files_far_too_large(tmp_path: Path) -> None:
 
 
 def test_a_sentencepiece_model_with_texts_that_are_none(tmp_path: Path) -> None:
+    """The package quotes such a text in its own error, which then is no text either."""
+    from sentencepiece import sentencepiece_model_pb2
+
     content = (TINY_CHECKPOINT / "ice_text.model").read_bytes()
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(content)
+    for text in ("@@@@1", "@@@@2"):
+        model.pieces.add(piece=text, score=0.0)
+    twice = re.sub(rb"@@@@[12]", b"\xff\xfe\xff\xfe\xff", model.SerializeToString())
     path = tmp_path / "ice_text.model"
-    path.write_bytes(content.replace(b"<unk>", b"\xff\xfe\xff\xfe\xff"))
     tokens = open_bundle(TINY_BUNDLE).manifest.tokens
     assert tokens is not None
-    for damage in (path.read_bytes(), content[:1000], b"", b"\xff" * 5000):
+    for damage in (twice, content[:1000], b"", b"\xff" * 5000):
         path.write_bytes(damage)
         with pytest.raises(CheckpointError) as caught:
             Tokenizer(path, tokens)
