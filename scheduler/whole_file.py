@@ -39,6 +39,8 @@ def make_folder(folder: Path) -> None:
     """Make a directory and those above it, each one's name on the disk; raises OSError."""
     if folder.is_dir():
         return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
