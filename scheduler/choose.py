@@ -86,10 +86,10 @@ def choose(request: PlanRequest, devices: Devices) -> Chosen:
     """
     asked_context = request.context_tokens
     for context in _contexts(request):
-        candidates = _candidates(replace(request, context=context), devices)
+        smaller = candidates(replace(request, context=context), devices)
         placed = [
             (candidate, fitting)
-            for candidate in candidates
+            for candidate in smaller
             if (fitting := try_fit(question_of(candidate, devices))) is not None
         ]
         if placed:
@@ -101,7 +101,7 @@ def choose(request: PlanRequest, devices: Devices) -> Chosen:
                 *_memory_notes(request, settled, fitting, devices),
             ]
             return Chosen(settled, fitting, tuple(notes))
-        smallest = candidates[-1]
+        smallest = smaller[-1]
     raise PlanError(does_not_fit(question_of(smallest, devices), _ways_out(smallest)))
 
 
@@ -122,7 +122,7 @@ def _contexts(request: PlanRequest) -> Iterator[int]:
         yield context
 
 
-def _candidates(request: PlanRequest, devices: Devices) -> list[PlanRequest]:
+def candidates(request: PlanRequest, devices: Devices) -> list[PlanRequest]:
     """The request at every precision that it leaves open, most faithful first, each once."""
     gpu_open = "gpu_precision" in request.open_choices and bool(devices.gpus)
     cpu_open = "cpu_precision" in request.open_choices
@@ -250,7 +250,7 @@ def _gain(
     request: PlanRequest, settled: PlanRequest, fitting: Fitting, devices: Devices
 ) -> str | None:
     """What a larger machine does better: a more faithful precision at a usable speed, or speed."""
-    for candidate in _candidates(replace(settled, open_choices=request.open_choices), devices):
+    for candidate in candidates(replace(settled, open_choices=request.open_choices), devices):
         placed = try_fit(question_of(candidate, devices))
         if placed is None:
             continue

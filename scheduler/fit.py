@@ -89,7 +89,7 @@ def fit(question: FitQuestion) -> Fitting:
 def try_fit(question: FitQuestion) -> Fitting | None:
     """The same, with None where nothing fits: for sweeps."""
     spec, slots = question.spec, question.slots
-    seats = [_seat(question, room) for room in question.rooms]
+    seats = [seat_of(question, room) for room in question.rooms]
     per_stage_bytes = hop_bytes(spec, 1, question.context, slots) - hop_bytes(
         spec, 0, question.context, slots
     )
@@ -114,7 +114,8 @@ def _ram_for_stages(question: FitQuestion) -> int | None:
     return available - DRIVER_BYTES - shared
 
 
-def _seat(question: FitQuestion, room: Room) -> Seat:
+def seat_of(question: FitQuestion, room: Room) -> Seat:
+    """A room as the search sees it: seconds, most blocks, and the RAM of each count."""
     spec, context, slots = question.spec, question.context, question.slots
     kind = device_kind(room.device)
     speed = question.speeds.devices[room.device]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
+from runtime.cli.cluster_plan import cluster_planning, refuse_without_cluster, show_cluster_plan
+from runtime.cli.given import given_options
 from runtime.cli.planning import planning_options
 from scheduler.planning import Planning
 
 if TYPE_CHECKING:
     from runtime.model_store import StoredModel
     from scheduler.choose import Devices
+    from scheduler.cluster_plan import WireDtype
     from scheduler.plan import Plan
     from scheduler.request import PlanRequest
 
@@ -25,6 +28,21 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Plan for this exported model, with its own geometry and precisions.",
+)
+@click.option(
+    "--cluster",
+    "cluster_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Plan for the hosts of a TOML file instead of one machine, by fit; docs/cluster.md has its"
+    " keys.",
+)
+@click.option(
+    "--wire",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="What hidden states are between hosts of a --cluster; fp16 halves their bytes.",
 )
 @click.option(
     "--explain", is_flag=True, help="Say why each device holds what it holds, and what more costs."
@@ -42,6 +60,8 @@ if TYPE_CHECKING:
 def command(
     planning: Planning,
     bundle_dir: Path | None,
+    cluster_file: Path | None,
+    wire: str,
     explain: bool,
     as_table: bool,
     as_json: bool,
@@ -60,7 +80,12 @@ def command(
     glm-plan --gpu "rtx 2080 ti" --ram 32   a card that you do not own
     glm-plan --vram 11 --policy fit         the fastest that fits, precision chosen
     glm-plan --vram 11 --table              every split with memory and speed
+    glm-plan --cluster lab.toml             several machines and their network
     """
+    if cluster_file is not None:
+        _plan_cluster(planning, bundle_dir, cluster_file, wire, explain, as_json, out)
+        return
+    refuse_without_cluster(given_options())
     from scheduler.plan_file import plan_json, write_plan
     from scheduler.planner import make_plan, planning_devices
 
@@ -86,6 +111,21 @@ def command(
         show(plan, before)
     if out is not None and not as_json:
         click.echo(f"Plan written to {out}.")
+
+
+def _plan_cluster(
+    planning: Planning,
+    bundle_dir: Path | None,
+    file: Path,
+    wire: str,
+    explain: bool,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    planning = cluster_planning(planning, given_options())
+    request, _ = _question(planning, bundle_dir)
+    dtype = cast("WireDtype", wire)
+    show_cluster_plan(request, file, dtype, explain=explain, as_json=as_json, out=out)
 
 
 def _question(planning: Planning, bundle_dir: Path | None) -> tuple[PlanRequest, str | None]:

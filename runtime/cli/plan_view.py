@@ -31,23 +31,23 @@ def show(plan: Plan, before: str | None = None) -> None:
     console = Console(highlight=False, markup=False)
     inks = inks_of(plan, console.encoding)
     console.print(Text(headline(plan), style="bold"), soft_wrap=True)
-    console.print(_labelled(formula_lines(plan)))
+    console.print(labelled(formula_lines(plan)))
     console.print()
     for line in map_lines(plan, inks):
         console.print(line)
     console.print(_legend(plan, inks))
     console.print()
     console.print(_memory_table(plan))
-    console.print(_labelled([("RAM", ram_line(plan))]))
+    console.print(labelled([("RAM", ram_line(plan))]))
     if plan.speed is not None:
         console.print()
-        console.print(_labelled(speed_lines(plan.speed)))
+        console.print(labelled(speed_lines(plan.speed)))
     console.print()
     if plan.explanation:
-        console.print(_labelled([("why", sentence) for sentence in plan.explanation]))
+        console.print(labelled([("why", sentence) for sentence in plan.explanation]))
         console.print()
     advice = [("warning", sentence) for sentence in plan.warnings]
-    console.print(_labelled(advice + [("note", sentence) for sentence in plan.notes]))
+    console.print(labelled(advice + [("note", sentence) for sentence in plan.notes]))
     if plan.command:
         console.print()
         console.print(Text("  run it", style="dim"))
@@ -138,7 +138,7 @@ def _legend(plan: Plan, inks: dict[str, Ink]) -> Table:
         grid.add_row(
             Text(f"  {stage.device:>6}"),
             Text(ink.mark * 2, style=ink.style),
-            Text(_block_span(stage)),
+            Text(block_span(stage)),
             Text(stage.backend),
             Text(_parts(stage)),
         )
@@ -147,7 +147,8 @@ def _legend(plan: Plan, inks: dict[str, Ink]) -> Table:
     return grid
 
 
-def _block_span(stage: Stage) -> str:
+def block_span(stage: Stage) -> str:
+    """The blocks of a stage in words: ``blocks 0-22``."""
     if stage.first_block is None:
         return "no blocks"
     if stage.first_block == stage.last_block:
@@ -211,7 +212,7 @@ def ram_line(plan: Plan) -> str:
     return f"{format_size(ram.needed_bytes)} for all processes ({ram.provenance}), {available}"
 
 
-def _labelled(lines: list[tuple[str, str]]) -> Table:
+def labelled(lines: list[tuple[str, str]]) -> Table:
     """Sentences that wrap beside their label, on any width."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
-from click.core import ParameterSource
 
+from runtime.cli.given import given_options
 from scheduler.backend_names import Engine, engines_of
 from scheduler.errors import UserInputError
 from scheduler.plan import Precision
@@ -75,7 +75,7 @@ def target_of(
     from runtime.cli.stored import bundle_of_model
     from scheduler.plan_file import read_plan
 
-    given = _given()
+    given = given_options()
     refuse_model_beside_bundle(bundle_dir)
     if plan_file is not None and given & _PLANNING:
         name = sorted(given & _PLANNING)[0]
@@ -106,13 +106,13 @@ def target_of(
 
 def refuse_model_beside_bundle(bundle_dir: Path | None) -> None:
     """Raise UserInputError when the command line names a model twice."""
-    if bundle_dir is not None and "model" in _given():
+    if bundle_dir is not None and "model" in given_options():
         raise UserInputError("--bundle names a model already; leave --model out.")
 
 
 def refuse_planning_beside_server() -> None:
     """Raise UserInputError when the command line names a server and also what to load."""
-    for name in sorted(_given() & (_PLANNING | {"model", "bundle_dir", "plan_file"})):
+    for name in sorted(given_options() & (_PLANNING | {"model", "bundle_dir", "plan_file"})):
         flag = {"gpus": "gpu", "rams": "ram", "bundle_dir": "bundle", "plan_file": "plan"}.get(
             name, name
         )
@@ -153,16 +153,6 @@ def stored_precisions(bundle: Bundle, engines: Collection[Engine]) -> frozenset[
     return frozenset.intersection(
         *(served_precisions(part, engine) for part in bundle.manifest.parts for engine in engines)
     )
-
-
-def _given() -> set[str]:
-    """Names of the options that the user wrote on the command line."""
-    context = click.get_current_context()
-    return {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
 
 
 def _wanted_precisions(planning: Planning, plan: Plan | None) -> list[Precision]:

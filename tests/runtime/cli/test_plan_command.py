@@ -15,6 +15,7 @@ from scheduler.plan_file import read_plan
 
 REPOSITORY = Path(__file__).parents[3]
 SNAPSHOTS = REPOSITORY / "tests/snapshots"
+CLUSTER = REPOSITORY / "tests/data/lab.toml"
 
 
 def glm_plan(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -196,6 +197,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         (["plan", "--help"], {"pydantic", "rich", "psutil", "pynvml"}),
         (["--vram", "11", "--json"], {"rich", "pynvml"}),
         (["--vram", "11"], {"pynvml"}),
+        (["plan", "--cluster", str(CLUSTER)], {"pynvml", "ray"}),
         ([], set()),
     ],
 )
