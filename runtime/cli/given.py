@@ -1,4 +1,4 @@
-"""Which options the user wrote on the command line, as against those that stand at their default."""
+"""Which options the user wrote on the command line, as against those left at their default."""
 
 from __future__ import annotations
 
