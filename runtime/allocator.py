@@ -29,7 +29,7 @@ def huge_pages() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_TUNABLES]
+        os.environ.pop(_TUNABLES, None)
 
 
 def return_freed_memory() -> None:

@@ -6,6 +6,8 @@ running answers go on, since stages let decode steps pass between two blocks of 
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
 import threading
 import time
@@ -23,6 +25,7 @@ from scheduler.errors import BusyError, EngineError
 from scheduler.slots import PREFILL_CHUNK
 
 _log = logging.getLogger(__name__)
+_MOST_FATAL_PROMPTS = 3
 
 
 class BatchLoop:
@@ -46,6 +49,7 @@ class BatchLoop:
         self._chunked = chunked
         self._lock = threading.Lock()
         self._queue: deque[Request] = deque()
+        self._numbers = itertools.count()
         self._present = 0  # requests that wait or run
         self._prefilling: tuple[Group, Request, int] | None = None  # and its message's number
         self._closing = False
@@ -60,7 +64,7 @@ class BatchLoop:
         """Queue a request; BusyError where the queue is full, EngineError after a failure."""
         with self._lock:
             if self._error is not None:
-                raise EngineError(str(self._error))
+                raise copy.copy(self._error)
             if self._closing:
                 raise EngineError("the engine is closed.")
             if self._present >= sum(self._sizes) + self._queue_limit:
@@ -68,6 +72,7 @@ class BatchLoop:
                     f"{self._queue_limit} requests wait already; try again later, or plan more"
                     " --slots."
                 )
+            request.number = next(self._numbers)
             self._queue.append(request)
             self._present += 1
         self.ring()
@@ -105,11 +110,15 @@ class BatchLoop:
                     self._forgetting = False
                     for group in self._groups:
                         self._drop_unused(group)
-                self._admit()
-                for group in self._groups:
-                    self._decode(group)
+                if self._pipeline.ready:
+                    self._admit()
+                    for group in self._groups:
+                        self._decode(group)
+                losses = self._pipeline.losses
                 for finished in self._pipeline.collect([self._doorbell]):
                     self._take(finished)
+                if losses != self._pipeline.losses:
+                    self._put_back()
                 self._hear_bell()
         except EngineError as failure:
             error = failure
@@ -147,6 +156,34 @@ class BatchLoop:
                     if request.stream.cancelled and request.decoding:
                         self._release(group, request, "cancelled")
 
+    def _put_back(self) -> None:
+        """Queue what runs again, before all that waits: a stage has ended, and its caches with it.
+
+        A request under whose prompt stages ended again and again is the likely cause, and fails.
+        """
+        running = [one for group in self._groups for one in group.requests.values()]
+        if self._prefilling is not None:
+            self._prefilling[1].fatal_prompts += 1
+        self._prefilling = None
+        for group in self._groups:
+            group.requests.clear()
+            group.busy = False
+            group.forget()
+        for request in sorted(running, key=lambda one: one.number, reverse=True):
+            if request.fatal_prompts == _MOST_FATAL_PROMPTS:
+                self._end(request, self._fatal(request))
+                continue
+            request.begin_again()
+            with self._lock:
+                self._queue.appendleft(request)
+
+    def _fatal(self, request: Request) -> EngineError:
+        return EngineError(
+            f"a worker ended {request.fatal_prompts} times while it computed this prompt of"
+            f" {len(request.prompt_ids)} tokens; it is not tried again. The last time:"
+            f" {self._pipeline.last_loss}"
+        )
+
     def _admit(self) -> None:
         if self._prefilling is not None:
             return
@@ -159,9 +196,10 @@ class BatchLoop:
                 return
             request = self._queue.popleft()
         generation = request.stream.generation
-        generation.queued_seconds = time.perf_counter() - generation.started
+        if not generation.replays:
+            generation.queued_seconds = time.perf_counter() - generation.started
         # What is replayed gave its answer from a prompt that was computed; so it is again.
-        reusable = [] if generation.token_ids else request.prompt_ids
+        reusable = [] if generation.token_ids or generation.replays else request.prompt_ids
         kept = [group.longest_kept(reusable) for group in self._groups]
         reused, row = max(kept)
         if reused:
@@ -246,8 +284,10 @@ class BatchLoop:
         else:
             request.took_prompt(finished.message.tokens, finished.time)
             if not request.decoding:
-                self._prefill(group, request)
+                if self._pipeline.ready:
+                    self._prefill(group, request)
                 return
+            request.fatal_prompts = 0
             reason = request.take(self._pipeline.logits(finished.message)[0])
             if reason is not None:
                 self._release(group, request, reason)

@@ -156,6 +156,22 @@ class Engine:
         finally:
             stream.cancel()
 
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """How often each stage was started again since the engine began."""
+        return self.pipeline.restarts
+
+    @property
+    def last_loss(self) -> str | None:
+        """Which stage's worker ended last, and why; None where none did."""
+        error = self.pipeline.last_loss
+        return None if error is None else str(error)
+
+    @property
+    def paused(self) -> bool:
+        """Whether answers wait for a stage that is being started again."""
+        return not self.pipeline.ready
+
     def forget(self) -> None:
         """Give back the memory in which finished causal requests left their tokens.
 

@@ -8,6 +8,9 @@ from typing import Protocol
 from runtime.backends.protocol import FloatArray
 from runtime.step_message import MOST_ROWS
 
+PASSED = -1.0
+"""Progress of a step in a stage that has handed it on."""
+
 
 class Numbers(Protocol):
     """A run of fp32 numbers, seen by several processes (SharedArray) or by one (LocalArray)."""
@@ -32,6 +35,11 @@ class LaneShape:
         return self.decode_lanes
 
     @property
+    def reset_lane(self) -> int:
+        """The lane in which a RESET makes progress; it carries nothing."""
+        return self.decode_lanes + 1
+
+    @property
     def boundary_numbers(self) -> int:
         """Values in one boundary between stages."""
         decode = self.decode_lanes * MOST_ROWS
@@ -46,6 +54,11 @@ class LaneShape:
     def times_numbers(self) -> int:
         """Seconds of every stage and of lm_head, for each lane."""
         return (self.decode_lanes + 1) * (self.stages + 1)
+
+    @property
+    def progress_numbers(self) -> int:
+        """Marks of every stage, for each lane."""
+        return (self.decode_lanes + 2) * self.stages
 
     def hidden(self, boundary: Numbers, lane: int, positions: int) -> FloatArray:
         """Hidden states [positions, hidden_size]: of rows in a decode lane, of tokens in a prefill.
@@ -62,3 +75,10 @@ class LaneShape:
     def times(self, array: Numbers, lane: int) -> FloatArray:
         """Seconds [stages + 1] that a lane's last step computed in each stage, then in lm_head."""
         return array.view(self.stages + 1, start=lane * (self.stages + 1))
+
+    def progress(self, array: Numbers) -> FloatArray:
+        """Marks [lanes, stages] of how far each stage is with a lane's step.
+
+        0 before it has taken it, then counting up with every part that is done, at last PASSED.
+        """
+        return array.view(self.decode_lanes + 2, self.stages)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import psutil
 
-from runtime.allocator import huge_pages
 from runtime.backends.protocol import FloatArray
 from runtime.chain import loop_config, needs_head_visit, worker_config
 from runtime.geometry import Geometry
@@ -22,14 +18,14 @@ from runtime.lanes import LaneShape
 from runtime.launch import StageLaunch
 from runtime.shared_array import SharedArray
 from runtime.stage import Step
+from runtime.stage_workers import ProgressCallback, StageWorkers, stage_failure
 from runtime.step_message import Kind, Reply, Status, StepMessage
-from runtime.worker import Failed, Loaded, Ready, WorkerConfig, worker_main
+from runtime.supervision import Supervision
+from runtime.worker import WorkerConfig
 from scheduler.errors import EngineError
 from scheduler.slots import kv_capacity
 
-ProgressCallback = Callable[[StageLaunch, Loaded], None]
-_EXIT_SECONDS = 5.0
-_POLL_SECONDS = 0.05
+__all__ = ["Finished", "Pipeline", "ProgressCallback", "StepTime"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,12 @@ class Pipeline:
 
     Workers load in parallel; the constructor returns when all are ready. Steps of different lanes
     may be under way at once, one in each: `decode_lanes` of them, and one for a prompt of at most
-    `max_tokens`. Raises EngineError when a worker cannot load or dies; the message says which
-    device and why.
+    `max_tokens`. Raises EngineError when a worker cannot load; the message says which device and
+    why.
+
+    A worker that ends or hangs afterwards is started anew, alone. Until it has loaded, the pipeline
+    is not `ready`; all steps that were under way and all caches are lost. Raises StageFailedError
+    where `supervision` allows no further start.
     """
 
     def __init__(
@@ -81,53 +81,33 @@ class Pipeline:
         decode_lanes: int,
         max_tokens: int,
         on_progress: ProgressCallback | None = None,
+        *,
+        supervision: Supervision | None = None,
     ) -> None:
         self.launches = launches
-        self.rss_bytes: list[int] = []
         self.lanes = LaneShape(
             decode_lanes, max_tokens, geometry.hidden_size, geometry.vocab_size, len(launches)
         )
         self._geometry = geometry
-        self._workers: list[tuple[SpawnProcess, Connection]] = []
         # boundaries[i] enters stage i; the last one holds the final hidden states.
         self._boundaries = [
             SharedArray.create(self.lanes.boundary_numbers) for _ in range(len(launches) + 1)
         ]
         self._logits = SharedArray.create(self.lanes.logits_numbers)
         self._times = SharedArray.create(self.lanes.times_numbers)
+        self._progress = SharedArray.create(self.lanes.progress_numbers)
         self._running: dict[int, tuple[StepMessage, float]] = {}
         self._sequence = 0
         self._head_visit = needs_head_visit(launches)
+        self._awaited: int | None = None  # the RESET that makes the pipeline ready
+        self._workers = StageWorkers(launches, self._config, supervision or Supervision())
         try:
-            self._start_all()
-            self._await_ready(on_progress)
+            self._workers.load(on_progress)
         except BaseException:
             self.close()
             raise
 
-    def _start_all(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        before: Connection | None = None
-        for number, launch in enumerate(self.launches):
-            next_before, after = None, None
-            if number + 1 < len(self.launches):
-                next_before, after = context.Pipe(duplex=False)
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=worker_main,
-                args=(self._config(number, launch), theirs, before, after),
-                name=f"glm-plan {launch.device} {launch.backend}",
-                daemon=True,
-            )
-            with huge_pages():
-                process.start()
-            for given in (theirs, before, after):
-                if given is not None:
-                    given.close()
-            self._workers.append((process, ours))
-            before = next_before
-
-    def _config(self, number: int, launch: StageLaunch) -> WorkerConfig:
+    def _config(self, number: int, awaits_reset: bool) -> WorkerConfig:
         loop = replace(
             loop_config(self.launches, number),
             input_name=self._boundaries[number].name,
@@ -135,45 +115,40 @@ class Pipeline:
             final_name=self._boundaries[-1].name,
             logits_name=self._logits.name,
             times_name=self._times.name,
+            progress_name=self._progress.name,
+            awaits_reset=awaits_reset,
         )
-        return worker_config(launch, self._geometry, self.lanes, loop)
+        return worker_config(self.launches[number], self._geometry, self.lanes, loop)
 
-    def _await_ready(self, on_progress: ProgressCallback | None) -> None:
-        waiting = dict(enumerate(self._workers))
-        rss_bytes: dict[int, int] = {}
-        while waiting:
-            wait(
-                [
-                    handle
-                    for process, control in waiting.values()
-                    for handle in (control, process.sentinel)
-                ]
-            )
-            for number, (process, control) in list(waiting.items()):
-                if not control.poll() and process.is_alive():
-                    continue
-                message = self._loading_message(number)
-                if isinstance(message, Ready):
-                    rss_bytes[number] = message.rss_bytes
-                    del waiting[number]
-                elif on_progress is not None:
-                    on_progress(self.launches[number], message)
-        self.rss_bytes = [rss_bytes[number] for number in range(len(self._workers))]
+    @property
+    def ready(self) -> bool:
+        """Whether every stage takes steps; else `collect` is to be called until it does."""
+        return self._awaited is None
 
-    def _loading_message(self, number: int) -> Loaded | Ready:
-        try:
-            message = self._workers[number][1].recv()
-        except (EOFError, ConnectionResetError):
-            raise self._death() from None
-        if isinstance(message, Failed):
-            raise self._failure(number, message.reason)
-        assert isinstance(message, (Loaded, Ready))
-        return message
+    @property
+    def losses(self) -> int:
+        """How often a stage has lost its worker, and with it all steps and caches."""
+        return self._workers.losses
+
+    @property
+    def last_loss(self) -> EngineError | None:
+        """What to say of the last one: which device, which blocks, why."""
+        return self._workers.last_loss
+
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """How often each stage was started again."""
+        return tuple(one.restarts for one in self._workers.histories)
+
+    @property
+    def rss_bytes(self) -> list[int]:
+        """What each worker held when it had loaded."""
+        return self._workers.rss_bytes
 
     @property
     def process_ids(self) -> list[int]:
         """Operating system ids of the workers, in the order of the stages."""
-        return [process.pid for process, _ in self._workers if process.pid is not None]
+        return self._workers.process_ids
 
     def resident_bytes(self) -> list[int]:
         """Resident memory of each worker now; as loaded, where one has just ended."""
@@ -199,51 +174,62 @@ class Pipeline:
     def send(self, message: StepMessage) -> None:
         """Start a step, whose hidden states are in its lane, or another command."""
         if message.kind in (Kind.DECODE, Kind.PREFILL):
-            self._running[message.sequence] = message, time.perf_counter()
             self.lanes.times(self._times, message.lane)[...] = 0.0
-        self._send(message.pack())
+            self._send_step(message)
+        else:
+            self._workers.send(message.pack())
 
-    def _send(self, data: bytes) -> None:
-        try:
-            self._workers[0][1].send_bytes(data)
-        except (BrokenPipeError, ConnectionResetError):
-            raise self._death() from None
+    def _send_step(self, message: StepMessage) -> None:
+        self._running[message.sequence] = message, time.perf_counter()
+        self._send_visit(message, message.kind)
+
+    def _send_visit(self, message: StepMessage, kind: Kind) -> None:
+        self.lanes.progress(self._progress)[message.lane] = 0.0
+        self._workers.send(message.pack(kind))
 
     def collect(self, doorbell: Sequence[Connection] = ()) -> list[Finished]:
-        """Wait until a step comes back or a doorbell is rung; what came back.
+        """Wait until a step comes back, a doorbell is rung or a worker ends; what came back.
 
-        The caller of an aborted prefill hears of it once, as ABORTED or as DONE. Releases the
-        interpreter while it waits.
+        The caller of an aborted prefill hears of it once, as ABORTED or as DONE. Whoever asked for
+        steps looks at `losses` and `ready` afterwards. Releases the interpreter while it waits.
         """
-        controls = [control for _, control in self._workers]
-        sentinels = [process.sentinel for process, _ in self._workers]
-        ready = wait([*controls, *sentinels, *doorbell])
-        finished = []
-        for number, (control, sentinel) in enumerate(zip(controls, sentinels, strict=True)):
-            if control in ready:
-                finished += self._received(number)
-            elif sentinel in ready:
-                raise self._death()
+        losses = self.losses
+        patience = self._workers.patience_seconds(busy=bool(self._running))
+        ready = wait([*self._workers.handles, *doorbell], patience)
+        finished: list[Finished] = []
+        for number, answer in self._workers.received(ready):
+            finished += self._take(number, Reply.unpack(answer))
+        self._workers.supervise(
+            [message for message, _ in self._running.values()], self.lanes, self._progress
+        )
+        if losses != self.losses:
+            self._begin_again()
         return finished
 
-    def _received(self, number: int) -> list[Finished]:
-        try:
-            reply = Reply.unpack(self._workers[number][1].recv_bytes())
-        except (EOFError, ConnectionResetError):
-            raise self._death() from None
+    def _begin_again(self) -> None:
+        """Give up what is under way, and have every stage forget it."""
+        self._running.clear()
+        self._awaited = self.next_sequence()
+        self._send_step(StepMessage(Kind.RESET, self._awaited, lane=self.lanes.reset_lane))
+
+    def _take(self, number: int, reply: Reply) -> list[Finished]:
         if reply.sequence not in self._running:
             return []
         message, started = self._running[reply.sequence]
-        done_here = number == len(self._workers) - 1 and reply.status is Status.DONE
-        if done_here and self._head_visit:
-            self._send(message.pack(Kind.LM_HEAD))
+        done_here = number == len(self.launches) - 1 and reply.status is Status.DONE
+        if done_here and self._head_visit and message.kind is not Kind.RESET:
+            self._send_visit(message, Kind.LM_HEAD)
             return []
         del self._running[reply.sequence]
+        if message.kind is Kind.RESET:
+            self._awaited = None
+            return []
         times = self.lanes.times(self._times, message.lane).tolist()
         step_time = StepTime(tuple(times[:-1]), times[-1], time.perf_counter() - started)
         error = None
         if reply.status is Status.FAILED:
-            error = self._failure(number, reply.reason)
+            launch = self.launches[number]
+            error = stage_failure(launch, reply.reason)
         return [Finished(message, reply.status, step_time, error)]
 
     def forward(self, hidden: FloatArray, step: Step) -> tuple[FloatArray, StepTime]:
@@ -265,56 +251,21 @@ class Pipeline:
             sources=tuple(range(rows)),
             rows=step.rows,
         )
+        losses = self.losses
         self.send(message)
         finished: list[Finished] = []
         while not finished:
             finished = self.collect()
+            if self.losses != losses:
+                raise EngineError(str(self.last_loss))
         if finished[0].error is not None:
             raise finished[0].error
         return np.array(self.logits(message)), finished[0].time
 
-    def _failure(self, number: int, reason: str) -> EngineError:
-        launch = self.launches[number]
-        return EngineError(
-            f"{launch.device} ({launch.backend}): {reason}",
-            device=launch.device,
-            blocks=launch.block_span,
-            cause=reason,
-        )
-
-    def _death(self) -> EngineError:
-        """What to say when a worker is gone; others then end by themselves, with exit code 0."""
-        until = time.monotonic() + _EXIT_SECONDS
-        codes: list[int | None] = [None]
-        while None in codes and not any(codes) and time.monotonic() < until:
-            for process, _ in self._workers:
-                process.join(_POLL_SECONDS)
-            codes = [process.exitcode for process, _ in self._workers]
-        number = next((n for n, code in enumerate(codes) if code), 0)
-        code = codes[number]
-        cause = f"exit code {code}"
-        if code is not None and code < 0:
-            cause = f"signal {signal.Signals(-code).name}"
-        launch = self.launches[number]
-        return EngineError(
-            f"the worker of {launch.device} ({launch.backend}, blocks {launch.block_span}) died"
-            f" with {cause}; if its memory ran out, plan fewer blocks for that device.",
-            device=launch.device,
-            blocks=launch.block_span,
-            cause=cause,
-        )
-
     def close(self) -> None:
         """End the workers and remove the shared memory; safe to call twice."""
-        for _, control in self._workers:
-            control.close()  # a worker ends when its pipe does
-        for process, _ in self._workers:
-            process.join(_EXIT_SECONDS)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        self._workers = []
-        for array in [*self._boundaries, self._logits, self._times]:
+        self._workers.close()
+        for array in [*self._boundaries, self._logits, self._times, self._progress]:
             with contextlib.suppress(FileNotFoundError):
                 array.close()
         self._boundaries = []

@@ -12,14 +12,33 @@ from runtime.lanes import LaneShape
 from runtime.launch import StageLaunch
 from runtime.pipeline import Finished, ProgressCallback
 from runtime.step_message import StepMessage
+from scheduler.errors import EngineError
 
 
 class StagePipeline(Protocol):
     """Stages that are loaded and take steps; `Pipeline` says what each member means."""
 
     launches: list[StageLaunch]
-    rss_bytes: list[int]
     lanes: LaneShape
+
+    @property
+    def rss_bytes(self) -> list[int]: ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether steps may be sent; else `collect` is called until they may."""
+
+    @property
+    def losses(self) -> int:
+        """How often every step under way and every cache were lost, with a stage that has ended."""
+
+    @property
+    def last_loss(self) -> EngineError | None:
+        """What to say of the last time."""
+
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """How often each stage was started again."""
 
     @property
     def process_ids(self) -> list[int]: ...

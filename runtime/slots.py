@@ -32,6 +32,8 @@ class Request:
     prefix_mask: bool
     cached: int = 0
     aborting: bool = False
+    number: int = 0  # in the order in which they came
+    fatal_prompts: int = 0  # stages that ended while they computed its prompt, in a row
 
     @property
     def decoding(self) -> bool:
@@ -63,6 +65,13 @@ class Request:
         """The next step's view of it."""
         length = len(self.prompt_ids)
         return Row(self.cached, length - 1, length - 2) if self.prefix_mask else Row(self.cached)
+
+    def begin_again(self) -> None:
+        """Be as before the first step, but for the tokens that have been given: replay those."""
+        self.cached = 0
+        self.aborting = False
+        self.stream.generation.prefill = None
+        self.stream.generation.replays += 1
 
     def took_prompt(self, tokens: int, taken: StepTime) -> None:
         """Record that more of the prompt is in the cache."""

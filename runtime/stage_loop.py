@@ -10,11 +10,13 @@ from typing import Protocol
 
 from runtime.article.stage import ArticleStage
 from runtime.backends.protocol import FloatArray
-from runtime.lanes import LaneShape, Numbers
+from runtime.lanes import PASSED, LaneShape, Numbers
 from runtime.shared_array import SharedArray
 from runtime.stage import Stage
 from runtime.step_message import Kind, Reply, Status, StepMessage
 from scheduler.errors import EngineError
+
+_WITH_PROGRESS = (Kind.DECODE, Kind.PREFILL, Kind.LM_HEAD, Kind.RESET)
 
 
 class Outlet(Protocol):
@@ -47,6 +49,8 @@ class LoopConfig:
     final_name: str = ""  # hidden states after the last block
     logits_name: str = ""
     times_name: str = ""
+    progress_name: str = ""
+    awaits_reset: bool = False  # a worker before this one died: what waits is of no use any more
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class LoopArrays:
     final: Numbers  # hidden states after the last block
     logits: Numbers
     times: Numbers
+    progress: Numbers
 
     @classmethod
     def attached(cls, config: LoopConfig) -> LoopArrays:
@@ -68,6 +73,7 @@ class LoopArrays:
             config.final_name,
             config.logits_name,
             config.times_name,
+            config.progress_name,
         )
         return cls(*map(SharedArray.attach, names))
 
@@ -92,7 +98,10 @@ class StageLoop:
         self._control, self._inbox, self._after = control, inbox, after
         self._incoming, self._outgoing = arrays.incoming, arrays.outgoing
         self._final, self._logits, self._times = arrays.final, arrays.logits, arrays.times
+        self._progress = lanes.progress(arrays.progress)
         self._aborted: int | None = None
+        self._resets = 0
+        self._awaits_reset = config.awaits_reset
 
     def serve(self) -> None:
         """Take steps until the pipe closes; raises EOFError then."""
@@ -102,36 +111,56 @@ class StageLoop:
     def _take(self, data: bytes) -> None:
         message = StepMessage.unpack(data)
         kind = message.kind
+        if self._awaits_reset and kind is not Kind.RESET:
+            return
+        if kind in _WITH_PROGRESS:
+            self._mark(message, 1.0)
         try:
-            if kind in (Kind.DECODE, Kind.PREFILL, Kind.ARRANGE):
-                self._stage.arrange(
-                    message.group, len(message.sources), message.capacity, message.sources
-                )
-            if kind is Kind.DECODE:
-                self._decode(message)
-            elif kind is Kind.PREFILL:
-                if not self._prefill(message):
-                    return  # aborted: the abort has gone on already
-            elif kind is Kind.LM_HEAD and self._config.has_lm_head:
-                self._answer(message, self._last_positions(self._final, message))
-                self._reply(Status.DONE, message)
-                return
-            elif kind is Kind.DROP:
-                self._stage.drop(message.group)
-            elif kind is Kind.ABORT:
-                self._aborted = message.sequence
+            goes_on = self._obey(message)
         except EngineError as error:
+            self._mark(message, PASSED)
             self._reply(Status.FAILED, message, str(error))
             self._pass_on(message.pack(Kind.ARRANGE))
             return
-        if self._after is not None:
+        if kind in _WITH_PROGRESS:
+            self._mark(message, PASSED)
+        if goes_on and self._after is not None:
             self._pass_on(data)
-        elif kind in (Kind.DECODE, Kind.PREFILL):
-            self._reply(Status.DONE, message)
         elif kind is Kind.ABORT:
             self._reply(Status.ABORTED, message)
+        elif kind in _WITH_PROGRESS and (goes_on or kind is Kind.LM_HEAD):
+            self._reply(Status.DONE, message)
         if kind is Kind.DECODE:  # others work on with the answer meanwhile
             self._stage.settle()
+
+    def _obey(self, message: StepMessage) -> bool:
+        """Do what this stage has to; whether the message is for later stages too."""
+        kind = message.kind
+        if kind in (Kind.DECODE, Kind.PREFILL, Kind.ARRANGE):
+            self._stage.arrange(
+                message.group, len(message.sources), message.capacity, message.sources
+            )
+        if kind is Kind.DECODE:
+            self._decode(message)
+        elif kind is Kind.PREFILL:
+            return self._prefill(message)
+        elif kind is Kind.LM_HEAD and self._config.has_lm_head:
+            self._answer(message, self._last_positions(self._final, message))
+            return False
+        elif kind is Kind.DROP:
+            self._stage.drop(message.group)
+        elif kind is Kind.ABORT:
+            self._aborted = message.sequence
+        elif kind is Kind.RESET:
+            self._reset()
+        return True
+
+    def _reset(self) -> None:
+        """Be as at the start; a prompt that is under way stops where it pauses."""
+        self._awaits_reset = False
+        self._resets += 1
+        for group in range(self._lanes.decode_lanes):
+            self._stage.drop(group)
 
     def _decode(self, message: StepMessage) -> None:
         rows = len(message.rows)
@@ -159,8 +188,8 @@ class StageLoop:
     def _paused(
         self, message: StepMessage, steps: Generator[None, None, FloatArray]
     ) -> FloatArray | None:
-        seconds = 0.0
-        while self._aborted != message.sequence:
+        seconds, resets = 0.0, self._resets
+        while self._aborted != message.sequence and resets == self._resets:
             began = time.perf_counter()
             try:
                 next(steps)
@@ -169,9 +198,11 @@ class StageLoop:
                 result: FloatArray = end.value
                 return result
             seconds += time.perf_counter() - began
+            self._progress[message.lane, self._config.number] += 1.0
             # Every group may pass once; more, and several groups could keep a prompt waiting.
             for _ in range(self._lanes.decode_lanes):
-                if self._aborted == message.sequence or not self._inbox.poll():
+                given_up = self._aborted == message.sequence or resets != self._resets
+                if given_up or not self._inbox.poll():
                     break
                 self._take(self._inbox.recv_bytes())
         steps.close()
@@ -199,6 +230,9 @@ class StageLoop:
 
     def _took(self, message: StepMessage, seconds: float) -> None:
         self._lanes.times(self._times, message.lane)[self._config.number] = seconds
+
+    def _mark(self, message: StepMessage, mark: float) -> None:
+        self._progress[message.lane, self._config.number] = mark
 
     def _pass_on(self, data: bytes) -> None:
         if self._after is not None:

@@ -30,6 +30,7 @@ class Kind(IntEnum):
     DROP = 4  # forget a group's cache; no answer
     ABORT = 5  # stop the prefill of this sequence number
     ARRANGE = 6  # only shape a group's cache: a stage before this one failed; no answer
+    RESET = 7  # give up every step and cache: a worker is new; the last stage answers
 
 
 class Status(IntEnum):

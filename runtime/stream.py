@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class Generation:
     prompt_tokens: int = 0
     reused_tokens: int = 0  # of the prompt, found in the cache
     token_ids: list[int] = field(default_factory=list)  # replayed ones included
+    replays: int = 0  # how often a worker ended under it, and its cache was built again
     finish_reason: FinishReason | None = None  # stop: the model ended; length: no room, or limit
     started: float = 0.0
     queued_seconds: float = 0.0
@@ -79,7 +81,7 @@ class Stream:
         self._ended = True
         if item is None:
             raise StopIteration
-        raise EngineError(str(item)) from item
+        raise copy.copy(item) from item
 
     def push(self, token_id: int) -> None:
         """Hand over a token; for the engine."""

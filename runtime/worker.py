@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -63,30 +65,37 @@ class Failed:
 
 
 def worker_main(
-    config: WorkerConfig, control: Connection, before: Connection | None, after: Connection | None
+    config: WorkerConfig, control: Connection, inbox: Connection, after: Connection | None
 ) -> None:
-    """Load the stage, then serve steps until the parent closes the pipe or goes away.
+    """Load the stage, then serve steps until nobody can send any, or the parent goes away.
 
-    `control` leads to the parent, `before` and `after` to the stages next to this one. The first
-    stage takes its steps from the parent, the others from the stage before.
+    `control` leads to the parent and `after` to the next stage. Into `inbox` write the parent and
+    the stage before.
     """
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the parent, which then closes the pipe
     _silence_stdout()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     return_freed_memory()
     try:
         stage = load_stage(config, control.send)
         arrays = LoopArrays.attached(config.loop)
-        loop = StageLoop(
-            config.loop, config.lanes, stage, control, before or control, after, arrays
-        )
+        loop = StageLoop(config.loop, config.lanes, stage, control, inbox, after, arrays)
         control.send(Ready(psutil.Process().memory_info().rss))
         loop.serve()
     except GlmPlanError as error:
         control.send(Failed(str(error)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone, or the stage before this one
+        pass  # the parent has closed the pipeline, or is gone
+
+
+def _end_with_parent() -> None:
+    """End when a parent is killed while the stage before this one hangs and keeps the pipe open."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _silence_stdout() -> None:

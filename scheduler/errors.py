@@ -52,6 +52,10 @@ class EngineError(GlmPlanError):
         self.device, self.blocks, self.cause = device, blocks, cause
 
 
+class StageFailedError(EngineError):
+    """A worker that has ended too often to be started again; another plan can ask less of it."""
+
+
 class BusyError(GlmPlanError):
     """More requests than the engine's queue takes; the same request may succeed later."""
 

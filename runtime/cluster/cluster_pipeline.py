@@ -45,6 +45,10 @@ class ClusterPipeline:
     EngineError when a stage cannot load, or is lost; the message says which host and why.
     """
 
+    ready = True
+    losses = 0
+    last_loss: EngineError | None = None
+
     def __init__(
         self,
         placed: list[PlacedStage],
@@ -157,6 +161,11 @@ class ClusterPipeline:
     def process_ids(self) -> list[int]:
         """Operating system ids of the stages' processes, each on its own host."""
         return [int(one["pid"]) for one in self.statuses() if one]
+
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """How often each stage was started again: never."""
+        return (0,) * len(self.launches)
 
     def next_sequence(self) -> int:
         """A number for the next message."""

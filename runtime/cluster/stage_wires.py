@@ -34,6 +34,7 @@ def local_arrays(lanes: LaneShape, *, last: bool) -> LoopArrays:
         final=outgoing if last else LocalArray(lanes.boundary_numbers),
         logits=LocalArray(lanes.logits_numbers),
         times=LocalArray(lanes.times_numbers),
+        progress=LocalArray(lanes.progress_numbers),
     )
 
 

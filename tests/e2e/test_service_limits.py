@@ -185,7 +185,7 @@ def test_a_bundle_that_does_not_load_ends_the_server(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_that_dies_is_told_and_comes_back() -> None:
+def test_a_worker_that_dies_is_told_and_its_answer_goes_on() -> None:
     with running_server() as server:
         running = Streaming(server, logit_bias={"838": 100.0})  # prints from its first token on
         assert running.begun.wait(60)
@@ -193,8 +193,8 @@ def test_a_worker_that_dies_is_told_and_comes_back() -> None:
             if re.search("spawn_main", " ".join(child.cmdline())):
                 child.kill()
         running.join(60)
-        assert "died with signal SIGKILL" in "".join(running.lines)
-        server.wait_for("ready", 1)
+        assert "died with" not in "".join(running.lines)
+        assert '"finish_reason":"length"' in "".join(running.lines)
         assert server.chat("What is the capital of France?").status_code == 200
         assert "died with signal SIGKILL" in "".join(server.lines)
 

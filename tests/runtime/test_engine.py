@@ -13,7 +13,8 @@ import pytest
 from runtime.bundle import open_bundle
 from runtime.engine import Engine
 from runtime.sampling import Sampling
-from scheduler.errors import BusyError, EngineError, UserInputError
+from runtime.supervision import Supervision
+from scheduler.errors import BusyError, EngineError, StageFailedError, UserInputError
 from tests.support.engines import start_engine
 from tests.support.tiny import TINY_BUNDLE
 
@@ -83,20 +84,26 @@ def test_closing_ends_running_answers() -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_dead_worker_ends_every_stream_with_its_sentence(engine: Engine, victim: int) -> None:
-    streams = [engine.submit(prompt(), WILD, LONG) for _ in range(4)]
-    next(streams[0])
-    os.kill(engine.pipeline.process_ids[victim], signal.SIGKILL)
-    blocks = ("gpu0 (mnn:cpu, blocks 0-4)", "cpu (mnn:cpu, blocks 5-7)")[victim]
-    for stream in streams:
-        with pytest.raises(EngineError) as caught:
-            list(stream)
-        assert str(caught.value).startswith(f"the worker of {blocks} died with signal SIGKILL")
-        assert "\n" not in str(caught.value)
-        assert stream.finish_reason is None
-        assert list(stream) == []
-    with pytest.raises(EngineError, match="SIGKILL"):
-        engine.submit(prompt(), WILD, 3)
+def test_a_worker_that_ends_too_often_ends_every_stream_with_its_sentence(victim: int) -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    never_again = Supervision(most_restarts=0)
+    with start_engine(bundle, slots=2, first_blocks=5, supervision=never_again) as engine:
+        streams = [engine.submit(prompt(), WILD, LONG) for _ in range(4)]
+        next(streams[0])
+        os.kill(engine.pipeline.process_ids[victim], signal.SIGKILL)
+        device, blocks = (("gpu0", "0-4"), ("cpu", "5-7"))[victim]
+        for stream in streams:
+            with pytest.raises(StageFailedError) as caught:
+                list(stream)
+            sentence = f"the worker of {device} (mnn:cpu, blocks {blocks}) died with signal SIGKILL"
+            assert str(caught.value).startswith(sentence)
+            assert "\n" not in str(caught.value)
+            assert caught.value.device == device
+            assert stream.finish_reason is None
+            assert list(stream) == []
+        with pytest.raises(StageFailedError, match="SIGKILL") as again:
+            engine.submit(prompt(), WILD, 3)
+        assert again.value.device == device
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process")

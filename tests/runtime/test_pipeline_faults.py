@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from runtime.bundle import open_bundle
 from runtime.bundle_spec import spec_of_bundle
 from runtime.engine import Engine, Generation
 from runtime.launch import StageLaunch, launches_of
+from runtime.pipeline import Pipeline
 from runtime.sampling import Sampling
 from runtime.shared_array import SharedArray
+from runtime.supervision import Supervision
 from scheduler.errors import EngineError, PlanError, UserInputError
 from scheduler.planner import make_plan
 from scheduler.request import PlanRequest
@@ -60,7 +63,8 @@ def assert_removed(names: list[str]) -> None:
 def test_a_killed_worker_is_named_with_its_signal(
     two_stages: list[StageLaunch], shared_arrays: list[str]
 ) -> None:
-    with Engine(open_bundle(TINY_BUNDLE), two_stages, 128) as engine:
+    never_again = partial(Pipeline, supervision=Supervision(most_restarts=0))
+    with Engine(open_bundle(TINY_BUNDLE), two_stages, 128, start_pipeline=never_again) as engine:
         tokens = engine.generate(prompt_ids(), Sampling(), 50, Generation())
         next(tokens)
         victim = engine.pipeline.process_ids[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime.backends.protocol import FloatArray
-from runtime.lanes import LaneShape
+from runtime.lanes import PASSED, LaneShape
 from runtime.shared_array import SharedArray
 from runtime.stage_loop import LoopArrays, LoopConfig, StageLoop
 from runtime.step_inputs import Row
@@ -71,9 +71,13 @@ class Rig:
     control: Connection
     boundary: SharedArray
     logits: SharedArray
+    progress: SharedArray
 
     def send(self, message: StepMessage) -> None:
         self.control.send_bytes(message.pack())
+
+    def mark(self, lane: int) -> float:
+        return float(LANES.progress(self.progress)[lane, 0])
 
     def reply(self) -> Reply:
         assert self.control.poll(30)
@@ -81,7 +85,7 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     arrays = [
         SharedArray.create(size)
         for size in (
@@ -89,12 +93,15 @@ def rig() -> Iterator[Rig]:
             LANES.boundary_numbers,
             LANES.logits_numbers,
             LANES.times_numbers,
+            LANES.progress_numbers,
         )
     ]
     names = [array.name for array in arrays]
     ours, theirs = Pipe()
     stage = CountingStage(threading.Semaphore(0))
-    config = LoopConfig(0, True, True, False, names[0], names[1], names[1], names[2], names[3])
+    input_name, final_name, *others = names
+    config = LoopConfig(0, True, True, False, input_name, final_name, final_name, *others)
+    config = replace(config, awaits_reset=getattr(request, "param", False))
     shared = LoopArrays.attached(config)
     loop = StageLoop(config, LANES, stage, theirs, theirs, None, shared)  # type: ignore[arg-type]
 
@@ -104,7 +111,7 @@ def rig() -> Iterator[Rig]:
 
     thread = threading.Thread(target=serve)
     thread.start()
-    yield Rig(stage, ours, arrays[0], arrays[2])
+    yield Rig(stage, ours, arrays[0], arrays[2], arrays[4])
     ours.close()
     thread.join(30)
     for array in arrays:
@@ -160,3 +167,45 @@ def test_a_failed_step_is_a_sentence_and_the_next_one_runs(rig: Rig) -> None:
     rig.send(decode(3))
     assert rig.reply() == Reply(Status.DONE, 3)
     assert rig.stage.log == ["arrange 2x64", "drop", "arrange 2x64", "decode"]
+
+
+def reset(sequence: int) -> StepMessage:
+    return StepMessage(Kind.RESET, sequence, lane=LANES.reset_lane)
+
+
+@pytest.mark.parametrize("rig", [True], indirect=True)
+def test_a_worker_that_came_later_waits_for_the_reset(rig: Rig) -> None:
+    rig.send(decode(1))
+    rig.send(prompt(2))
+    rig.send(StepMessage(Kind.DROP, 3))
+    rig.send(reset(4))
+    rig.send(decode(5))
+    assert rig.reply() == Reply(Status.DONE, 4)
+    assert rig.reply() == Reply(Status.DONE, 5)
+    assert rig.stage.log == ["drop", "arrange 2x64", "decode"]
+
+
+def test_a_reset_stops_a_prompt_and_drops_every_cache(rig: Rig) -> None:
+    rig.send(prompt(1))
+    assert rig.stage.entered.acquire(timeout=30)
+    rig.send(reset(2))
+    rig.stage.gate.release()
+    assert rig.reply() == Reply(Status.DONE, 2)
+    rig.send(decode(3))
+    assert rig.reply() == Reply(Status.DONE, 3)
+    assert rig.stage.log == ["arrange 2x64", "block 0", "drop", "arrange 2x64", "decode"]
+
+
+def test_a_prompt_makes_progress_with_every_block(rig: Rig) -> None:
+    rig.send(prompt(1))
+    seen = []
+    for _ in range(BLOCKS):
+        assert rig.stage.entered.acquire(timeout=30)
+        seen.append(rig.mark(LANES.prefill_lane))
+        rig.stage.gate.release()
+    assert rig.reply() == Reply(Status.DONE, 1)
+    assert seen == [1.0 + block for block in range(BLOCKS)]
+    assert rig.mark(LANES.prefill_lane) == PASSED
+    rig.send(decode(2))
+    assert rig.reply() == Reply(Status.DONE, 2)
+    assert rig.mark(0) == PASSED

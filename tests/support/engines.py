@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from runtime.bundle import Bundle
 from runtime.bundle_spec import spec_of_bundle
 from runtime.engine import Engine
 from runtime.launch import launches_of
+from runtime.pipeline import Pipeline
+from runtime.supervision import Supervision
 from scheduler.plan import Precision
 from scheduler.planner import make_plan
 from scheduler.request import PlanRequest
@@ -24,6 +27,7 @@ def start_engine(
     context: int = CONTEXT,
     cores: int = 1,
     queue_limit: int = 256,
+    supervision: Supervision | None = None,
 ) -> Engine:
     """An engine with one thread per stage; `first_blocks` blocks are in a stage of their own.
 
@@ -41,4 +45,12 @@ def start_engine(
         replace(launch, asked_backend=launch.backend)
         for launch in launches_of(make_plan(request), bundle, frozenset({"mnn:cpu"}), {}, 1)
     ]
-    return Engine(bundle, launches, context, slots=slots, cores=cores, queue_limit=queue_limit)
+    return Engine(
+        bundle,
+        launches,
+        context,
+        slots=slots,
+        cores=cores,
+        queue_limit=queue_limit,
+        start_pipeline=partial(Pipeline, supervision=supervision),
+    )

@@ -45,6 +45,9 @@ class CountingStage:
     def drop(self, group: int) -> None:
         self.log.append("drop")
 
+    def settle(self) -> None:
+        """Nothing was put off."""
+
     def decode(
         self, group: int, rows: Sequence[Row | None], capacity: int, hidden: FloatArray
     ) -> FloatArray:
