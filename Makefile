@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bundle clean
+.PHONY: demo test lint bundle sbom audit clean
 
 demo: $(VENV)/.demo  ## plan ChatGLM-6B, export a small model, split it, ask it three questions
 	$(BIN)/glm-plan demo
@@ -19,6 +19,19 @@ lint: $(VENV)/.test
 
 bundle: $(VENV)/.demo  ## make the bundle that ships, anew from the tiny model's checkpoint
 	$(BIN)/glm-plan export profiles/models/tiny-glm --out profiles/models/tiny-glm-bundle --force
+
+sbom: $(VENV)/.test  ## build/sbom.json: what users get, as CycloneDX, from a fresh environment
+	$(PYTHON) -m venv --clear build/sbom-env
+	build/sbom-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  '.[export,pull,report,serve]'
+	build/sbom-env/bin/python -m pip uninstall --quiet --yes pip setuptools
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  -o build/sbom.json build/sbom-env/bin/python
+
+audit: $(BIN)/python  ## ask PyPI for known vulnerabilities of all pinned packages; needs the network
+	$(BIN)/python -m venv --clear build/audit-env
+	build/audit-env/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	build/audit-env/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

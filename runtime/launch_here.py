@@ -14,7 +14,7 @@ from runtime.launch import StageLaunch, check_ram, check_vram, launches_of
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan
 from scheduler.probe.cpu import probe_cpu
-from scheduler.probe.nvml import probe_gpus
+from scheduler.probe.gpus import probe_all_gpus
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +30,13 @@ def launches_here(plan: Plan, spec: ModelSpec, bundle: Bundle) -> list[StageLaun
     cuda_devices: dict[str, str] = {}
     free_vram: dict[str, int | None] = {}
     if asked - working:
-        gpus, _notes = probe_gpus(os.environ, sys.platform)
-        working = prove_backends(gpus).working
+        gpus, _notes = probe_all_gpus(os.environ, sys.platform, Path("/"))
+        nvidia = tuple(gpu for gpu in gpus if gpu.vendor == "NVIDIA")
+        working = prove_backends(nvidia).working
         kinds = [name.partition(":")[2] for name in sorted(asked) if name.startswith("ort:")]
         if kinds:
             working |= prove_ort(kinds).working
-        cuda_devices = {gpu.name: gpu.uuid for gpu in gpus if gpu.uuid}
+        cuda_devices = {gpu.name: gpu.uuid for gpu in nvidia if gpu.uuid}
         free_vram = {gpu.name: gpu.free_bytes for gpu in gpus}
     cpu, _notes = probe_cpu(Path("/"), sys.platform)
     launches = launches_of(plan, bundle, working, cuda_devices, cpu.usable_cores)

@@ -9,6 +9,8 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
+from runtime.confine import confine
+
 MAX_SECONDS = 5.0  # of one rendering; published templates take a few milliseconds
 MAX_ADDED_BYTES = 512 << 20  # address space beyond that of the idle process
 _SHOWN_CHARACTERS = 300
@@ -23,6 +25,7 @@ def serve(pipe: Connection) -> None:
     from runtime import template_renderer
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops an answer, not this process
+    confine()
     _limit_memory()
     pipe.send_bytes(b"ready")
     with contextlib.suppress(EOFError, OSError):

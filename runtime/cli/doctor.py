@@ -35,7 +35,11 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 @click.option(
     "--port", type=click.IntRange(1, 65535), metavar="PORT", help="A port to serve at: is it free?"
 )
-@click.option("--deep", is_flag=True, help="Compare every checksum of the bundle.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Compare checksums: the bundle's, and those of installed packages.",
+)
 @click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document ({SCHEMA}).")
 def command(
     bundle_dir: Path | None, plan_file: Path | None, port: int | None, deep: bool, as_json: bool

@@ -26,7 +26,7 @@ from scheduler.plan import Plan
 from scheduler.plan_file import read_plan
 from scheduler.probe.cgroup import read_limits
 from scheduler.probe.cpu import probe_cpu
-from scheduler.probe.nvml import probe_gpus
+from scheduler.probe.gpus import probe_all_gpus
 from scheduler.profile_files import config_dir, data_dir
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (its size is asked for, nothing is written)
@@ -38,14 +38,15 @@ def examine(
 ) -> Iterator[Finding]:
     """Yield what is found, check by check; what a check finds broken is a finding, no exception."""
     cpu, _notes = probe_cpu(Path("/"), sys.platform)
-    yield from _installation()
+    yield from _installation(deep=deep)
     plan, found = _plan(plan_file)
     yield from found
     opened, found = _bundle(bundle_dir, plan, deep=deep)
     yield from found
     yield from _machine(cpu, model.shared_bytes(plan, opened))
-    gpus, _notes = probe_gpus(os.environ, sys.platform)
-    mnn = prove_backends(gpus)
+    gpus, _notes = probe_all_gpus(os.environ, sys.platform, Path("/"))
+    nvidia = tuple(gpu for gpu in gpus if gpu.vendor == "NVIDIA")
+    mnn = prove_backends(nvidia)
     ort = _prove_ort(plan)
     yield from engines.engine(mnn)
     yield from engines.engine(ort)
@@ -57,7 +58,7 @@ def examine(
                 plan,
                 opened,
                 working,
-                {gpu.name: gpu.uuid for gpu in gpus if gpu.uuid},
+                {gpu.name: gpu.uuid for gpu in nvidia if gpu.uuid},
                 cpu.usable_cores,
                 cpu.available_bytes,
                 {gpu.name: gpu.free_bytes for gpu in gpus},
@@ -65,7 +66,7 @@ def examine(
     yield from _places(port)
 
 
-def _installation() -> Iterator[Finding]:
+def _installation(*, deep: bool) -> Iterator[Finding]:
     yield installation.python(sys.version_info[:3], 64 if sys.maxsize > 1 << 32 else 32)
     installed = {one.name.replace("_", "-").lower(): one.version for one in distributions()}
     try:
@@ -75,7 +76,11 @@ def _installation() -> Iterator[Finding]:
     wanted = installation.read_requirements(lines, sys.version_info.minor)
     yield from installation.packages(wanted, installed)
     yield from installation.extras(wanted, installed)
-    yield installation.onnx_runtimes(installed_distributions())
+    runtimes = installed_distributions()
+    yield installation.onnx_runtimes(runtimes)
+    if deep:
+        always = [one.name for one in wanted if one.extra is None]
+        yield installation.altered([*always, *runtimes])
     origins = (find_spec(name) for name in installation.OWN_PACKAGES)
     folders = [
         str(Path(place).parent)

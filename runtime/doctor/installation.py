@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 from runtime.backends.ort_session import DISTRIBUTIONS, clash
+from runtime.bundle import hash_file
 from runtime.doctor.finding import Finding, fail, ok, warn
+from scheduler.errors import BundleError
 
 _LEAST_PYTHON = (3, 10)
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*(?:>=\s*([0-9.]+))?\s*(?:;(.*))?")
@@ -111,6 +116,43 @@ def onnx_runtimes(distributions: list[str]) -> Finding:
         return ok("ONNX Runtime", ", ".join(distributions) or "not installed")
     what, _, remedy = sentence.partition(": ")
     return fail("ONNX Runtime", what, remedy)
+
+
+def altered(names: Iterable[str]) -> Finding:
+    """Whether files of installed packages are those that their wheels brought, by checksum.
+
+    Packages that are not here, and files without a checksum, are passed over.
+    """
+    count, wrong = 0, []
+    for name in names:
+        try:
+            files = distribution(name).files or []
+        except PackageNotFoundError:
+            continue
+        for file in files:
+            if file.hash is None or file.hash.mode != "sha256":
+                continue
+            count += 1
+            if _digest(Path(str(file.locate()))) != file.hash.value:
+                wrong.append(f"{name}: {file}")
+    if not wrong:
+        return ok("files", f"{count} files of packages are as installed")
+    more = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
+    packages_hit = " ".join(sorted({one.partition(":")[0] for one in wrong}))
+    return fail(
+        "files",
+        f"{wrong[0]}{more} are not as installed",
+        f"pip install --force-reinstall {packages_hit}",
+    )
+
+
+def _digest(file: Path) -> str | None:
+    """The checksum as wheels write it: base64 for file names, without padding."""
+    try:
+        digest = bytes.fromhex(hash_file(file))
+    except BundleError:
+        return None
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def own_names(owners: Mapping[str, Sequence[str]], folders: Sequence[str]) -> Finding:

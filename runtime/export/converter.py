@@ -20,9 +20,17 @@ from scheduler.errors import BundleError
 
 _log = logging.getLogger(__name__)
 
-_CHILD = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
+_CHILD = (
+    "import sys; from runtime.confine import confine; confine();"
+    " import _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
+)
 _SUCCESS = "Converted Success!"
 _SHOWN_LINES = 8
+# How programs, libraries, text and threads are found and used; Windows starts nothing without its.
+_ENVIRONMENT = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("OMP_NUM_THREADS", "SYSTEMROOT", "WINDIR", "PATHEXT"),
+)
 _POLL_SECONDS = 0.1
 
 
@@ -84,7 +92,7 @@ def _run_child(arguments: list[str], folder: Path, name: str, stop: Event) -> tu
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_child_environment(),
+            env=_child_environment(folder),
         )
         try:
             while child.poll() is None:
@@ -99,9 +107,12 @@ def _run_child(arguments: list[str], folder: Path, name: str, stop: Event) -> tu
     return child.returncode, printed
 
 
-def _child_environment() -> dict[str, str]:
+def _child_environment(folder: Path) -> dict[str, str]:
+    """What the child needs to start, and none of the keys and tokens that may be around."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     # The child must find the packages that this process uses, wherever they came from.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    packages = os.pathsep.join(path for path in sys.path if path)
+    return {**kept, "PYTHONPATH": packages, "TMPDIR": str(folder), "TEMP": str(folder)}
 
 
 def _problem(status: int, printed: list[str]) -> str | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import sys
 from pathlib import Path
+
+import pytest
 
 from runtime.doctor import installation
 from runtime.doctor.installation import Requirement, read_requirements
@@ -70,6 +74,28 @@ def test_packages_of_onnx_runtime_that_wrote_over_each_other() -> None:
     both = installation.onnx_runtimes(["onnxruntime", "onnxruntime-gpu"])
     assert both.status == "fail"
     assert str(both.remedy).startswith("pip uninstall onnxruntime onnxruntime-gpu")
+
+
+def test_files_that_were_changed_after_they_were_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"value = 1\n"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    info = tmp_path / "some_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-package\nVersion: 1\n")
+    (info / "RECORD").write_text(f"some_module.py,sha256={digest},10\nnotes.txt,,\n")
+    (tmp_path / "some_module.py").write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = installation.altered(["some-package", "not-here"])
+    assert (found.status, found.text) == ("ok", "1 files of packages are as installed")
+    (tmp_path / "some_module.py").write_bytes(b"value = 2\n")
+    changed = installation.altered(["some-package"])
+    assert changed.status == "fail"
+    assert changed.text == "some-package: some_module.py are not as installed"
+    assert changed.remedy == "pip install --force-reinstall some-package"
+    (tmp_path / "some_module.py").unlink()
+    assert installation.altered(["some-package"]).status == "fail"
 
 
 def test_names_that_others_took() -> None:
