@@ -73,9 +73,9 @@ def main(
 
 def one_stage(bundle: Bundle, precision: Precision, slots: int) -> StageLaunch:
     """All of the bundle on the processor."""
-    request = PlanRequest(precision=precision, context_tokens=256, slots=slots, gpu_blocks=0)
     spec = spec_of_bundle(bundle)
-    plan = make_plan(spec, probe_host(), request)
+    request = PlanRequest(spec, cpu_precision=precision, context=256, slots=slots)
+    plan = make_plan(request, probe_host())
     return launches_here(plan, spec, bundle)[-1]
 
 
