@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -14,7 +14,7 @@ from scheduler.hardware import Gpu
 from scheduler.memory import kv_cache_bytes, value_bytes
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan, Stage
-from scheduler.pressure import RAM, MemoryNeed, MemoryNow, plenty
+from scheduler.pressure import RAM, MemoryNeed, MemoryNow, over_plan, plenty
 from scheduler.probe.cgroup import read_limits
 from scheduler.probe.nvml import probe_gpus
 
@@ -53,6 +53,12 @@ def held_now(needs: Sequence[MemoryNeed], worker_ids: Sequence[int]) -> dict[str
         if ours and any(need.device == gpu.name for need in needs):
             held[gpu.name] = sum(ours)
     return held
+
+
+def deviations(needs: Sequence[MemoryNeed], held: Mapping[str, int]) -> list[str]:
+    """Sentences about memories of which a loaded model holds more than was planned."""
+    told = (over_plan(need, held[need.device]) for need in needs if need.device in held)
+    return [one for one in told if one is not None]
 
 
 def memory_now(needs: Sequence[MemoryNeed], worker_ids: Sequence[int]) -> dict[str, MemoryNow]:

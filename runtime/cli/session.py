@@ -15,6 +15,7 @@ from runtime.conversation import Conversation
 from runtime.engine import Engine
 from runtime.launch import StageLaunch
 from runtime.launch_here import launches_here
+from runtime.memory_watch import deviations, held_now, memory_needs
 from runtime.pipeline import ProgressCallback
 from runtime.worker import Loaded
 from scheduler.model import ModelSpec
@@ -42,8 +43,8 @@ def open_session(
 ) -> Iterator[Session]:
     """Load the model as planned; end its workers afterwards. ``raw``: without chat template.
 
-    Notes such as "asked for CUDA, running on CPU" go to stderr. Raises PlanError when RAM is short
-    and what the bundle, the backends and the engine raise.
+    Notes such as "asked for CUDA, running on CPU", and memory beyond the plan, go to stderr. Raises
+    PlanError when RAM is short and what the bundle, the backends and the engine raise.
     """
     launches = launches_here(plan, spec, bundle)
     for launch in launches:
@@ -53,6 +54,9 @@ def open_session(
     with _load_progress(launches) as on_progress:
         engine = Engine(bundle, launches, plan.context_tokens, on_progress, slots=plan.slots)
     with engine:
+        needs = memory_needs(plan, spec, launches, engine.slots)
+        for deviation in deviations(needs, held_now(needs, engine.pipeline.process_ids)):
+            click.echo(deviation, err=True)
         yield Session(plan, bundle, engine, Conversation(engine, chat_format, system))
 
 

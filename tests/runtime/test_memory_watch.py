@@ -13,7 +13,7 @@ import pytest
 from runtime.bundle import open_bundle
 from runtime.bundle_spec import spec_of_bundle
 from runtime.launch import check_vram, launches_of, ram_needed
-from runtime.memory_watch import held_ram, held_vram, memory_needs, memory_now
+from runtime.memory_watch import deviations, held_ram, held_vram, memory_needs, memory_now
 from scheduler.errors import PlanError
 from scheduler.hardware import Gpu, GpuProcess
 from scheduler.memory import kv_cache_bytes
@@ -102,6 +102,13 @@ def test_what_a_driver_hides_is_taken_from_the_plan() -> None:
     assert held_vram(busy, [3], need) == 100
     hidden = dataclasses.replace(card, processes=(GpuProcess(1, None),))
     assert held_vram(hidden, [1], need) == 100
+
+
+def test_what_is_held_beyond_the_plan_is_said() -> None:
+    needs = [MemoryNeed("ram", (100, 200)), MemoryNeed("gpu0", (1, 2)), MemoryNeed("gpu1", (1, 2))]
+    (told,) = deviations(needs, {"ram": 201, "gpu0": 2})
+    assert told.startswith("201 B of RAM are held after loading (measured)")
+    assert deviations(needs, {}) == []
 
 
 def test_free_vram_is_compared_before_anything_loads() -> None:
