@@ -77,6 +77,11 @@ class BatchLoop:
             self._present += 1
         self.ring()
 
+    @property
+    def fault(self) -> EngineError | None:
+        """What ended the thread before it was closed; requests end after it is set."""
+        return self._error
+
     def ring(self) -> None:
         """Make the thread look at what changed."""
         with self._lock:

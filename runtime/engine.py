@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from runtime.article.greedy import require_greedy
 from runtime.batch_loop import BatchLoop
@@ -16,8 +16,8 @@ from runtime.pipeline import Pipeline, ProgressCallback
 from runtime.pipeline_protocol import PipelineFactory, StagePipeline
 from runtime.sampling import Sampling
 from runtime.slots import Request
-from runtime.stream import Generation, Stream
-from scheduler.errors import BundleError, UserInputError
+from runtime.stream import Generation, Item, Stream
+from scheduler.errors import BundleError, EngineError, UserInputError
 
 __all__ = ["Engine", "Generation", "Stream"]
 
@@ -84,11 +84,13 @@ class Engine:
         ignore_end: bool = False,
         generation: Generation | None = None,
         replayed_ids: Sequence[int] = (),
+        on_item: Callable[[Item], None] | None = None,
     ) -> Stream:
         """Queue a request; its tokens stream as they are computed, whether they are read or not.
 
         ChatGLM's `prompt_ids` end with [gMASK] and <sop>. `stop_ids` end the answer beside the
-        model's own end tokens; with `ignore_end` those are tokens like others.
+        model's own end tokens; with `ignore_end` those are tokens like others. `on_item`
+        hears of tokens instead of who iterates, see `Stream`.
 
         `replayed_ids` continue an answer whose first tokens came from another engine. They are read
         one by one, as they were then, and are not streamed: the stream begins with the token after
@@ -125,7 +127,7 @@ class Engine:
         generation.token_ids[:] = replayed
         generation.started = time.perf_counter()
         generation.prompt_tokens = length
-        stream = Stream(generation, self._loop.ring)
+        stream = Stream(generation, self._loop.ring, on_item)
         self._loop.submit(
             Request(
                 stream,
@@ -155,6 +157,11 @@ class Engine:
             yield from stream
         finally:
             stream.cancel()
+
+    @property
+    def fault(self) -> EngineError | None:
+        """Why it takes no requests any more; None while it does."""
+        return self._loop.fault
 
     @property
     def restarts(self) -> tuple[int, ...]:

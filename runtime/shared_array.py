@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import secrets
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+FAMILY = f"glm-plan-{secrets.token_hex(6)}"
+"""What the names of all shared memory begin with that this process creates."""
+
+_numbers = itertools.count()
+_WHERE_LINUX_KEEPS_IT = Path("/dev/shm")  # noqa: S108  # read, never written
 
 
 class SharedArray:
@@ -21,8 +31,9 @@ class SharedArray:
 
     @classmethod
     def create(cls, numbers: int) -> SharedArray:
-        """Room for this many fp32 numbers, under a name of the system's choice."""
-        return cls(SharedMemory(create=True, size=4 * numbers), owner=True)
+        """Room for this many fp32 numbers, under a new name of this process's family."""
+        name = f"{FAMILY}-{next(_numbers)}"
+        return cls(SharedMemory(name, create=True, size=4 * numbers), owner=True)
 
     @classmethod
     def attach(cls, name: str) -> SharedArray:
@@ -47,3 +58,16 @@ class SharedArray:
         self._memory.close()
         if self._owner:
             self._memory.unlink()
+
+
+def remove_family(family: str) -> None:
+    """Remove the shared memory that a process of this family left behind, after it is dead.
+
+    Only Linux lists it. Elsewhere the standard library's tracker does this, once every process that
+    the same parent started has ended.
+    """
+    for left in _WHERE_LINUX_KEEPS_IT.glob(f"{family}-*"):
+        with contextlib.suppress(FileNotFoundError):
+            memory = SharedMemory(left.name)
+            memory.close()
+            memory.unlink()

@@ -13,6 +13,8 @@ from runtime.pipeline import StepTime
 from scheduler.errors import EngineError
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Item = int | EngineError | None
+"""A token, or the end: None where `finish_reason` says how, the error where it failed."""
 
 
 @dataclass
@@ -47,14 +49,21 @@ class Generation:
 class Stream:
     """Iterate over it for token ids, in any one thread; the end token is not among them.
 
-    Iterating raises EngineError where the engine failed under this request.
+    Iterating raises EngineError where the engine failed under this request. With `on_item`, that is
+    called for every token and for the end, in the engine's thread, and there is nothing to iterate.
     """
 
-    def __init__(self, generation: Generation, on_cancel: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        on_cancel: Callable[[], None],
+        on_item: Callable[[Item], None] | None = None,
+    ) -> None:
         self.generation = generation
         self.cancelled = False
         self._on_cancel = on_cancel
-        self._items: queue.SimpleQueue[int | EngineError | None] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._put = on_item or self._items.put
         self._ended = False
 
     @property
@@ -85,12 +94,12 @@ class Stream:
 
     def push(self, token_id: int) -> None:
         """Hand over a token; for the engine."""
-        self._items.put(token_id)
+        self._put(token_id)
 
     def end(self, reason: FinishReason | EngineError) -> None:
         """Finish the stream; for the engine."""
         if isinstance(reason, EngineError):
-            self._items.put(reason)
+            self._put(reason)
             return
         self.generation.finish_reason = reason
-        self._items.put(None)
+        self._put(None)

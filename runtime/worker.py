@@ -72,9 +72,8 @@ def worker_main(
     `control` leads to the parent and `after` to the next stage. Into `inbox` write the parent and
     the stage before.
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the parent, which then closes the pipe
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # for the parent, which then closes the pipe
     _silence_stdout()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     return_freed_memory()

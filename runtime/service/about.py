@@ -63,8 +63,8 @@ async def detokenize(request: DetokenizeRequest, service: _Service) -> Content:
 
 @router.get("/health", responses={503: {"model": Health}, **refusals()}, tags=["server"])
 async def health(service: _Service, response: Response) -> Health:
-    """Tell whether answers can be had; 503 while loading and when the model is gone."""
-    if service.served.state != "ready":
+    """Tell whether answers can be had now; 503 while loading, restarting and when all failed."""
+    if service.served.state not in ("ready", "degraded"):
         response.status_code = 503
     response.headers["Cache-Control"] = "no-store"
     return _health(service)
@@ -91,8 +91,12 @@ async def status(service: _Service) -> Status:
 @router.get("/plan", responses=refusals(), tags=["plan"])
 async def plan(service: _Service) -> PlanInForce:
     """The plan in force, planned against actual."""
+    served = service.served
     return PlanInForce(
-        plan=service.served.plan, stages=_stages(service), memory=_loaded_memory(service)
+        plan=served.plan,
+        stages=_stages(service),
+        memory=_loaded_memory(service),
+        degraded=served.degraded,
     )
 
 
@@ -120,15 +124,12 @@ def _model(service: Service) -> Model:
 
 def _health(service: Service) -> Health:
     served = service.served
-    fallbacks = [
-        f"{one.device}: {one.fallback}" for one in served.launches if one.fallback is not None
-    ]
     return Health(
         status=served.state,
         loaded_parts=served.loaded_parts,
         all_parts=served.all_parts,
         fault=str(served.fault) if served.fault else None,
-        degraded=fallbacks,
+        degraded=served.degraded,
         pressure=_pressure(service),
     )
 

@@ -39,15 +39,20 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async def load() -> None:
-            await asyncio.to_thread(served.load)
+            served.lasting.start()
+            await asyncio.wrap_future(served.lasting.loaded)
             on_loaded()
 
         loading = asyncio.create_task(load())
         watching = asyncio.create_task(pressure.run())
-        yield
+        hurried = False
+        try:
+            yield
+        except asyncio.CancelledError:  # the server does not wait for its own end
+            hurried = True
         watching.cancel()
+        await asyncio.to_thread(served.close, at_once=hurried)
         await loading
-        await asyncio.to_thread(served.close)
 
     app = FastAPI(
         title="glm-plan",

@@ -39,7 +39,10 @@ class Pressure(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether answers can be had; ``degraded`` names what does not run as planned."""
+    """Whether answers can be had: when ``ready``, or ``degraded``, with fewer blocks on a device.
+
+    ``degraded`` names what does not run as planned, ``fault`` why there are no answers.
+    """
 
     status: State
     loaded_parts: int
@@ -97,7 +100,10 @@ class LoadedMemory(BaseModel):
 
 
 class PlanInForce(BaseModel):
-    """The plan that this server was started with, and what became of it."""
+    """The plan by which this server runs now, and what became of it.
+
+    ``degraded`` names what does not run as it was planned first.
+    """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -107,6 +113,7 @@ class PlanInForce(BaseModel):
     plan: Plan
     stages: list[StageStatus]
     memory: list[LoadedMemory] = Field(description="empty until the model is loaded")
+    degraded: list[str] = []
 
 
 class TokenizeRequest(BaseModel):

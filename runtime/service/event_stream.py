@@ -13,6 +13,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from runtime.service.errors import ApiError
+
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 _Result = TypeVar("_Result")
@@ -41,6 +43,10 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await _unless_gone(receive, self._send_all(send))
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                last = {"type": "http.response.body", "body": event(_ending().body)}
+                await send(last)
         finally:
             self._on_end()
 
@@ -54,11 +60,20 @@ class EventStream(Response):
 async def while_connected(
     request: Request, work: Coroutine[Any, Any, _Result], on_end: Callable[[], None]
 ) -> _Result | None:
-    """The result of `work`, or None when the client left before; `on_end` is called either way."""
+    """The result of `work`, or None when the client left before; `on_end` is called either way.
+
+    Raises ApiError 503 where the server ends first.
+    """
     try:
         return await _unless_gone(request.receive, work)
+    except asyncio.CancelledError:
+        raise _ending() from None
     finally:
         on_end()
+
+
+def _ending() -> ApiError:
+    return ApiError(503, "the server is ending.", code="shutting_down")
 
 
 async def _unless_gone(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,10 +12,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from runtime.engine import Generation
 from runtime.launch import StageLaunch
 from runtime.service.served_model import ServedModel
+from runtime.stream import Generation
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -42,7 +44,8 @@ class Metrics:
             "slots_usable": "slots that take new answers, fewer while memory is short",
             "queue_waiting": "answers that wait for a slot",
             "queue_limit": "answers that may wait",
-            "ready": "1 when the model is loaded",
+            "ready": "1 when answers can be had",
+            "degraded": "1 when a device has fewer blocks than planned, because it failed",
         }
         self._gauges = {
             name: Gauge(f"glm_plan_{name}", text, registry=self.registry)
@@ -61,7 +64,8 @@ class Metrics:
         self._answers.labels(end).inc()
         steps = [("prefill", generation.prefill)] if generation.prefill else []
         for phase, step in [*steps, *(("decode", one) for one in list(generation.decode))]:
-            for launch, seconds in zip(launches, step.stage_seconds, strict=True):
+            # Stages that are not there any more count no longer.
+            for launch, seconds in zip(launches, step.stage_seconds, strict=False):
                 self._stage.labels(launch.device, phase).inc(seconds)
             self._lm_head.inc(step.lm_head_seconds)
             self._hop.inc(max(step.hop_seconds, 0.0))
@@ -75,16 +79,19 @@ class Metrics:
             admission.usable,
             admission.waiting,
             admission.queue,
-            served.state == "ready",
+            served.state in ("ready", "degraded"),
+            bool(served.moved),
         )
         for gauge, value in zip(self._gauges.values(), values, strict=True):
             gauge.set(value)
+        for per_device in (self._blocks, self._planned, self._actual):
+            per_device.clear()
         loaded = zip(served.plan.stages, served.launches, served.resident_bytes(), strict=True)
         for stage, launch, rss_bytes in loaded:
             self._blocks.labels(stage.device).set(len(launch.block_files))
             self._planned.labels(stage.device).set(stage.memory.total_bytes + stage.host_bytes)
             self._actual.labels(stage.device).set(rss_bytes)
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + generate_latest(_Restarts(served))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"glm_plan_{name}", text, labels, registry=self.registry)
@@ -94,3 +101,26 @@ class Metrics:
 
     def _device_gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"glm_plan_{name}", text, ("device",), registry=self.registry)
+
+
+class _Restarts(Collector):
+    """What the engine counts itself."""
+
+    def __init__(self, served: ServedModel) -> None:
+        self._served = served
+
+    def collect(self) -> Iterator[Metric]:
+        """The counters as they are now."""
+        lasting = self._served.lasting
+        for name, text, value in (
+            ("engine_restarts", "processes of the engine that were started anew", lasting.restarts),
+            ("replays", "answers continued in another process", lasting.replays),
+            ("replayed_tokens", "tokens computed again for that", lasting.replayed_tokens),
+        ):
+            yield CounterMetricFamily(f"glm_plan_{name}", text, value)
+        by_stage = CounterMetricFamily(
+            "glm_plan_stage_restarts", "workers that were started anew", labels=["device"]
+        )
+        for launch, count in zip(self._served.launches, lasting.stage_restarts, strict=False):
+            by_stage.add_metric([launch.device], count)
+        yield by_stage

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from runtime.bundle_spec import spec_of_bundle
-from runtime.engine import Engine
 from runtime.memory_watch import held_now, memory_needs, memory_now
 from runtime.service.errors import ApiError
 from runtime.service.served_model import ServedModel
@@ -34,10 +33,10 @@ class PressureWatch:
         self._served = served
         self._policy = policy
         self._measure = measure
-        spec = spec_of_bundle(served.bundle)
-        self.needs = memory_needs(served.plan, spec, served.launches, served.slots)
+        self._spec = spec_of_bundle(served.bundle)
+        self.needs = memory_needs(served.plan, self._spec, served.launches, served.slots)
         self.loaded: dict[str, int] = {}
-        self._engine: Engine | None = None
+        self._starts = 0  # of the engine, up to the one that was measured
         self._before: Mapping[str, MemoryNow] = {}
 
     async def run(self) -> None:
@@ -56,9 +55,13 @@ class PressureWatch:
             engine = self._served.engine()
         except ApiError:
             return
-        worker_ids = engine.pipeline.process_ids
-        if engine is not self._engine:
-            self._engine = engine
+        worker_ids = engine.worker_ids
+        if not worker_ids:
+            return
+        if engine.starts != self._starts:
+            self._starts = engine.starts
+            served = self._served
+            self.needs = memory_needs(served.plan, self._spec, served.launches, served.slots)
             self.loaded = await asyncio.to_thread(held_now, self.needs, worker_ids)
             self._tell_loaded()
         now = await asyncio.to_thread(self._measure, self.needs, worker_ids)

@@ -8,12 +8,10 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 
 from runtime.article.greedy import require_greedy
 from runtime.chat_format import ChatFormat
-from runtime.engine import Generation
 from runtime.sampling import Sampling
 from runtime.service.admission import Ticket
 from runtime.service.answer_text import AnswerText, Piece
@@ -22,7 +20,8 @@ from runtime.service.metrics import Metrics
 from runtime.service.responses import FinishReason
 from runtime.service.served_model import ServedModel
 from runtime.service.token_stream import TokenStream
-from scheduler.errors import EngineError, GlmPlanError
+from runtime.stream import Generation
+from scheduler.errors import GlmPlanError
 
 _log = logging.getLogger(__name__)
 
@@ -122,13 +121,11 @@ class Running:
         question = self._question
         await ticket.turn()
         queue_seconds = time.perf_counter() - self._started
-        engine = self._served.engine()
         sampling = question.sampling
         sampling = replace(sampling, seed=(sampling.seed + index) % (1 << 64))
         text = AnswerText(question.text_format.answer_stream(), question.stops)
         stream = TokenStream(
-            engine,
-            self._served.executor,
+            self._served.engine(),
             question.prompt_ids,
             sampling,
             question.max_new_tokens,
@@ -167,12 +164,6 @@ class Running:
                 first_token_seconds,
             )
             self._events.put_nowait((index, ended))
-        except EngineError as error:
-            if self._served.fail(engine, error):
-                # In this request's context, so that the log tells which one met the fault.
-                reload = functools.partial(copy_context().run, self._served.reload)
-                asyncio.get_running_loop().run_in_executor(None, reload)
-            raise
         finally:
             stream.cancel()
             self._metrics.count_answer(stream.generation, tokens, reason, self._served.launches)

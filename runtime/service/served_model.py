@@ -1,56 +1,74 @@
-"""The model that a server answers with: loading, ready or failed, and what all routes ask of it."""
+"""The model that a server answers with: its plan, its engine, and what all routes ask of both."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import psutil
 
 from runtime.bundle import Bundle
+from runtime.bundle_spec import spec_of_bundle
 from runtime.chat_format import ChatFormat, CompletionFormat, chat_format_of
-from runtime.engine import Engine
+from runtime.engine_messages import EngineConfig
 from runtime.json_tokenizer import JsonTokenizer
+from runtime.lasting_engine import LastingEngine
 from runtime.launch import StageLaunch
-from runtime.pipeline import ProgressCallback, StepTime
+from runtime.launch_here import launches_here
+from runtime.pipeline import StepTime
 from runtime.service.admission import Admission
 from runtime.service.errors import ApiError
-from runtime.service.log_lines import fault_fields, fields
-from runtime.worker import Loaded
 from scheduler.errors import EngineError, GlmPlanError
+from scheduler.fewer_blocks import one_block_fewer
 from scheduler.plan import Plan
 
-_log = logging.getLogger(__name__)
-_MOST_RELOADS = 3
-State = Literal["loading", "ready", "failed"]
+State = Literal["loading", "ready", "degraded", "restarting", "failed"]
 
 
 class ServedModel:
-    """A planned bundle and, once `load` has run, its engine; `fault` says why there is none."""
+    """A planned bundle and its engine, which runs once `lasting.start` was called.
+
+    `plan` and `launches` are those in force: a device that fails loses blocks, and `degraded` says
+    so.
+    """
 
     def __init__(self, plan: Plan, bundle: Bundle, launches: list[StageLaunch], queue: int) -> None:
         self.plan = plan
         self.bundle = bundle
         self.launches = launches
-        self.state: State = "loading"
-        self.fault: GlmPlanError | None = None
         self.created = int(time.time())
-        self.loaded_parts = 0
-        self.all_parts = sum(len(one.block_files) + bool(one.lm_head_file) for one in launches)
-        self.rss_bytes = [0] * len(launches)
         self.last_step: StepTime | None = None  # of the newest token of any answer
+        self.moved: list[str] = []  # what left its device, and why
         self.chat_format: ChatFormat = chat_format_of(bundle)
         self.completion_format = self._completion_format()
         self.admission = Admission(self.slots, queue)
-        self.executor = ThreadPoolExecutor(self.slots, thread_name_prefix="answer")
-        self.fingerprint = f"fp_{hashlib.sha256(self._identity().encode()).hexdigest()[:12]}"
-        self._engine: Engine | None = None
-        self._reloads = 0
-        self._changing = threading.Lock()
+        self.lasting = LastingEngine(self._config(), self._fewer_blocks)
+
+    @property
+    def state(self) -> State:
+        """Whether answers can be had: ready or degraded; else why not."""
+        state = self.lasting.state
+        if state == "ready" and self.lasting.paused:
+            return "restarting"
+        return "degraded" if state == "ready" and self.moved else state
+
+    @property
+    def fault(self) -> GlmPlanError | None:
+        """Why it is not ready, where something failed."""
+        paused = self.lasting.paused
+        return self.lasting.fault or (EngineError(paused) if paused else None)
+
+    @property
+    def all_parts(self) -> int:
+        """Blocks and lm_head."""
+        return sum(len(one.block_files) + bool(one.lm_head_file) for one in self.launches)
+
+    @property
+    def loaded_parts(self) -> int:
+        """Those that are in memory by now."""
+        return min(self.lasting.loaded_parts, self.all_parts)
 
     @property
     def slots(self) -> int:
@@ -67,93 +85,68 @@ class ServedModel:
         """Tokens of prompt and answer together."""
         return min(self.plan.context_tokens, self.bundle.manifest.geometry.max_context)
 
-    def load(self) -> None:
-        """Start the workers; blocks until they are ready. A failure is kept in `fault`."""
-        try:
-            self._engine = Engine(
-                self.bundle,
-                self.launches,
-                self.plan.context_tokens,
-                self._on_progress(),
-                slots=self.slots,
-            )
-        except GlmPlanError as error:
-            self.fault = error
-            self.state = "failed"
-        else:
-            self.rss_bytes = list(self._engine.pipeline.rss_bytes)
-            self.loaded_parts = self.all_parts
-            self.fault = None
-            self.state = "ready"
+    @property
+    def fingerprint(self) -> str:
+        """A name for all that an answer depends on beside its request."""
+        manifest = self.bundle.manifest
+        stages = [(one.backend, one.block_span) for one in self.launches]
+        precisions = [(one.precision, one.lm_head_precision) for one in self.plan.stages]
+        identity = f"{manifest.model} {manifest.source_sha256} {stages} {precisions}"
+        return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
-    def fail(self, engine: Engine, error: GlmPlanError) -> bool:
-        """Remember that this engine is gone; True for the first one to say so of the present one.
+    @property
+    def degraded(self) -> list[str]:
+        """What does not run as planned."""
+        fallen = [f"{one.device}: {one.fallback}" for one in self.launches if one.fallback]
+        return [*fallen, *self.moved]
 
-        That one must call `reload`.
+    def engine(self) -> LastingEngine:
+        """The engine, which may be pausing; raises ApiError 503 while it loads, and once it failed.
+
+        "Failed" is several deaths in a row; it goes on trying, so that a later request may succeed.
         """
-        if engine is not self._engine or self.state != "ready":
-            return False
-        _log.error("%s", error, extra=fault_fields(error))
-        self.fault = error
-        self.state = "failed"
-        return True
-
-    def reload(self) -> None:
-        """Start the workers anew after a failure, a few times in the life of a server."""
-        with self._changing:
-            if self._engine is None or self._reloads == _MOST_RELOADS:
-                return
-            self._reloads += 1
-            _log.warning("the engine starts anew", extra=fields(restart=self._reloads))
-            self._engine.close()
-            self._engine = None
-            self.loaded_parts = 0
-            self.state = "loading"
-            self.load()
-
-    def engine(self) -> Engine:
-        """The engine; raises ApiError 503 while there is none."""
-        if self.state == "loading":
+        if self.lasting.state == "loading":
             raise ApiError(
                 503,
                 f"{self.plan.model} is loading: {self.loaded_parts} of {self.all_parts} parts.",
                 code="loading",
                 headers={"Retry-After": "1"},
             )
-        if self._engine is None or self.state == "failed":
-            raise ApiError(503, f"the model is gone: {self.fault}", code="engine_failed")
-        return self._engine
+        if self.lasting.state == "failed":
+            raise ApiError(
+                503,
+                f"the model is gone: {self.fault}",
+                code="engine_failed",
+                headers={"Retry-After": "10"},
+            )
+        return self.lasting
 
     def resident_bytes(self) -> list[int]:
         """Resident memory of each worker, measured now; while loading, when its last part came."""
-        engine = self._engine
-        if engine is None or self.state != "ready":
-            return list(self.rss_bytes)
+        lasting = self.lasting
         try:
-            ids = engine.pipeline.process_ids
-            resident = [psutil.Process(one).memory_info().rss for one in ids]
+            resident = [psutil.Process(one).memory_info().rss for one in lasting.worker_ids]
         except psutil.Error:
             resident = []  # a worker ended just now
-        return resident if len(resident) == len(self.launches) else list(self.rss_bytes)
+        return resident if len(resident) == len(self.launches) else list(lasting.rss_bytes)
 
-    def close(self) -> None:
-        """End the workers; what still runs ends as cancelled."""
-        with self._changing:
-            if self._engine is not None:
-                self._engine.close()
-                self._engine = None
-            self.executor.shutdown(wait=True, cancel_futures=True)
-            if self.state == "ready":
-                self.state, self.fault = "failed", EngineError("the server is ending.")
+    def close(self, *, at_once: bool = False) -> None:
+        """End the engine; what still runs ends as cancelled."""
+        self.lasting.close(at_once=at_once)
 
-    def _on_progress(self) -> ProgressCallback:
-        numbers = {launch.device: number for number, launch in enumerate(self.launches)}
+    def _config(self) -> EngineConfig:
+        level = logging.getLogger().getEffectiveLevel()
+        return EngineConfig(self.bundle, self.launches, self.plan.context_tokens, self.slots, level)
 
-        def advance(launch: StageLaunch, loaded: Loaded) -> None:
-            self.loaded_parts += 1
-            self.rss_bytes[numbers[launch.device]] = loaded.rss_bytes
-
-        return advance
+    def _fewer_blocks(self, device: str, reason: str) -> EngineConfig:
+        """Plan again with a block fewer on a device; PlanError where that is impossible."""
+        spec = spec_of_bundle(self.bundle)
+        threads = max(launch.threads for launch in self.launches)
+        plan = one_block_fewer(self.plan, spec, device, reason, threads)
+        launches = launches_here(plan, spec, self.bundle)
+        self.moved.append(plan.warnings[-1])
+        self.plan, self.launches = plan, launches
+        return self._config()
 
     def _completion_format(self) -> ChatFormat:
         """How a bare text becomes a prompt: for ChatGLM as its only question."""
@@ -162,10 +155,3 @@ class ServedModel:
             return self.chat_format
         described = self.bundle.manifest.tokenizer
         return CompletionFormat(tokenizer, described.bos or "" if described.add_bos else "")
-
-    def _identity(self) -> str:
-        """What an answer depends on beside its request."""
-        manifest = self.bundle.manifest
-        stages = [(one.backend, one.block_span) for one in self.launches]
-        precisions = [(one.precision, one.lm_head_precision) for one in self.plan.stages]
-        return f"{manifest.model} {manifest.source_sha256} {stages} {precisions}"

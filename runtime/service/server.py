@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from types import FrameType
 
 import uvicorn
 
@@ -17,17 +18,23 @@ from scheduler.errors import UserInputError
 def serve(served: ServedModel, settings: ServiceSettings) -> None:
     """Answer until SIGINT or SIGTERM, then finish what runs within `drain_seconds`.
 
-    Raises UserInputError when the address cannot be had, and the model's own error when it does not
-    load.
+    A second SIGINT ends everything at once. Raises UserInputError when the address cannot be had,
+    the model's own error when it does not load, and KeyboardInterrupt after a SIGINT.
     """
     listening = listen(settings)
     host, port = listening.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
+    not_loaded = False
+
     def on_loaded() -> None:
-        if served.state == "ready":
+        nonlocal not_loaded
+        if served.state in ("ready", "degraded"):
+            for text in served.moved:
+                announce(text)
             announce(f"{served.plan.model} is ready at {url}")
         else:
+            not_loaded = not server.should_exit
             server.should_exit = True
 
     app = create_app(served, settings, on_loaded)
@@ -43,17 +50,26 @@ def serve(served: ServedModel, settings: ServiceSettings) -> None:
     )
     server = uvicorn.Server(config)
     announce(f"listening at {url}, loading {served.plan.model}")
-    # uvicorn sends itself the signal again after its end; a drained server ends in peace.
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    # uvicorn sends itself the signals again after its end; a drained server ends in peace.
+    interrupted = False
+
+    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    handlers = {signal.SIGTERM: lambda _number, _frame: None, signal.SIGINT: on_interrupt}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         server.run(sockets=[listening])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         listening.close()
-        fault = served.fault if served.loaded_parts < served.all_parts else None
-        served.close()
-    if fault is not None:
-        raise fault
+        served.close(at_once=server.force_exit)
+    if not_loaded and served.fault is not None:
+        raise served.fault
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def listen(settings: ServiceSettings) -> socket.socket:

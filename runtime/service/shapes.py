@@ -33,8 +33,11 @@ def usage_of(prompt_tokens: int, ends: Iterable[Ended]) -> Usage:
 def timings_of(launches: Sequence[StageLaunch], ended: Ended) -> Timings:
     """Where the time of one answer went."""
     generation = ended.generation
-    decoded = list(generation.decode)
+    # An answer that ends while blocks move was measured in other stages.
+    decoded = [one for one in generation.decode if len(one.stage_seconds) == len(launches)]
     prefill = generation.prefill
+    if prefill is not None and len(prefill.stage_seconds) != len(launches):
+        prefill = None
 
     def per_token(seconds: Iterable[float]) -> float | None:
         return sum(seconds) / len(decoded) if decoded else None

@@ -7,10 +7,10 @@ import re
 from typing import Any
 
 import httpx
-import psutil
 
 from tests.e2e.test_service_limits import Streaming
 from tests.support.server import Server, running_server
+from tests.support.victims import workers_of
 
 QUESTION = "What is the capital of France?"
 
@@ -36,9 +36,7 @@ def test_requests_and_faults_are_told_in_json() -> None:
         assert refused.headers["X-Request-Id"]
         running = Streaming(server, logit_bias={"838": 100.0})
         assert running.begun.wait(60)
-        for child in psutil.Process(server.process.pid).children():
-            if re.search("spawn_main", " ".join(child.cmdline())):
-                child.kill()
+        workers_of(server)[0].kill()
         running.join(60)
         server.wait_for("ready", 1)
     lines = log_of(server)

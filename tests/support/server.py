@@ -48,8 +48,15 @@ class Server:
 
 @contextmanager
 def running_server(
-    *arguments: str, environment: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+    one_core: bool = False,
 ) -> Iterator[Server]:
+    """Start a server and wait until it is ready; with `one_core`, stages have one thread each."""
+    cores = os.sched_getaffinity(0)
+    if one_core:
+        os.sched_setaffinity(0, {max(cores)})  # children inherit it
     process = subprocess.Popen(
         [*prefix, sys.executable, "-m", "runtime.cli", "serve", "--port", "0", *arguments],
         cwd=REPOSITORY,
@@ -58,6 +65,7 @@ def running_server(
         stderr=subprocess.PIPE,
         text=True,
     )
+    os.sched_setaffinity(0, cores)
     lines: list[str] = []
     ready = threading.Event()
 

@@ -132,6 +132,8 @@ function slotsOf(status) {
   const state = {
     ready: t("ready"),
     loading: t("loading", health.loaded_parts, health.all_parts),
+    degraded: t("ready"),
+    restarting: t("restarting", health.fault),
     failed: t("failed", health.fault),
   };
   return [

@@ -44,6 +44,8 @@ function remark(status, error) {
   const { status: state, loaded_parts: parts, all_parts: all, fault } = status.health;
   if (state === "loading") return t("loading", parts, all);
   if (state === "failed") return t("failed", fault);
+  if (state === "restarting") return t("restarting", fault);
+  if (state === "degraded") return t("degradedNow");
   return store.lasting ? null : t("noStorage");
 }
 
