@@ -54,7 +54,7 @@ def read_profile(file: Path, schema: type[Schema], what: str = "profile") -> Sch
     """
     from pydantic import ValidationError
 
-    document = read_toml(file, str(file), "a profile")
+    document = read_toml(file, str(file), f"a {what}")
     try:
         return schema.model_validate(document)
     except ValidationError as error:

@@ -9,6 +9,34 @@ from pathlib import Path
 from tests.support.fuzzing.target import Prepared, through
 from tests.support.tiny import REPOSITORY, TINY_BUNDLE
 
+_CLUSTER = """driver = "desk"
+
+[network]
+bandwidth_gbit = 1
+latency_ms = 0.3
+
+[[host]]
+name = "desk"
+address = "10.0.0.5"
+gpus = ["rtx 2080 ti"]
+vram = [10.5]
+cpu = "ryzen 9 3900x"
+ram = 32
+price_usd = 1500
+
+[[host]]
+name = "pc"
+count = 3
+vram = ["6GiB"]
+ram = 16
+cores = 4
+
+[[link]]
+between = ["pc", "desk"]
+bandwidth_gbit = 2.5
+latency_ms = 0.1
+"""
+
 
 def manifest(folder: Path) -> Prepared:
     from runtime.bundle import open_bundle
@@ -44,6 +72,13 @@ def profile(folder: Path) -> Prepared:
             read_profile(path, ModelFile).spec("name")
 
     return through(path, read), [*seeds, *devices]
+
+
+def cluster(folder: Path) -> Prepared:
+    from scheduler.cluster_file import read_cluster
+
+    path = folder / "cluster.toml"
+    return through(path, lambda: read_cluster(path)), [_CLUSTER.encode()]
 
 
 def plan(folder: Path) -> Prepared:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tests.support.fuzzing.command_lines import command_line, serve_config
 from tests.support.fuzzing.conversations import conversation
 from tests.support.fuzzing.documents import (
+    cluster,
     hf_config,
     host_profile,
     manifest,
@@ -31,10 +32,11 @@ from tests.support.fuzzing.target import Target
 TARGETS: Mapping[str, Target] = {
     "bundle manifest": Target(manifest, mutate_json, 20),
     "profile TOML": Target(profile, mutate_text, 20),
+    "cluster TOML": Target(cluster, mutate_text, 6),
     "plan JSON": Target(plan, mutate_json, 20),
     "HF config.json": Target(hf_config, mutate_json, 20),
     "tokenizer.json": Target(tokenizer_json, mutate_json, 6),
-    "tokenizer settings": Target(tokenizer_settings, mutate_json, 1),
+    "tokenizer settings": Target(tokenizer_settings, mutate_json, 6),
     "SentencePiece model": Target(sentencepiece_model, mutate_binary, 10),
     "chat template": Target(chat_template, mutate_text, 4),
     "safetensors": Target(safetensors_file, mutate_binary, 16),
