@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from runtime.rotary import Rotary
 from scheduler.hf_families import FAMILIES
+from scheduler.wording import shorten
 
 
 class Geometry(BaseModel):
@@ -48,7 +49,7 @@ class Geometry(BaseModel):
     @classmethod
     def _is_known(cls, family: str) -> str:
         if family not in FAMILIES:
-            raise ValueError(f"family {family!r} is none of {', '.join(FAMILIES)}")
+            raise ValueError(f"family {shorten(family)} is none of {', '.join(FAMILIES)}")
         return family
 
     @model_validator(mode="after")

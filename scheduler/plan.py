@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from scheduler.wording import show_value
+
 PLAN_SCHEMA: Final = "glm-plan/plan/1"
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -72,7 +74,9 @@ class StageMemory(Document):
         stated = data["total_bytes"]
         memory = handler({key: value for key, value in data.items() if key != "total_bytes"})
         if stated != memory.total_bytes:
-            raise ValueError(f"total_bytes is {stated!r} but the items sum to {memory.total_bytes}")
+            raise ValueError(
+                f"total_bytes is {show_value(stated)} but the items sum to {memory.total_bytes}"
+            )
         return memory
 
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.fuzzing.campaign import run_target
+from tests.support.fuzzing.campaign import run_targets
 from tests.support.fuzzing.targets import TARGETS
 
 _AT_ONCE = 5000  # inputs of one process
@@ -47,7 +47,8 @@ def main() -> int:
             while left > 0:
                 count = min(left, _AT_ONCE)
                 folder = Path(scratch) / f"{name.replace(' ', '-')}-{number}"
-                told = run_target(name, asked.seed * 1000 + number, count, folder, _SECONDS)
+                seed = asked.seed * 1000 + number
+                told = run_targets({name: count}, seed, folder, _SECONDS)[name]
                 accepted, refused = accepted + told.accepted, refused + told.refused
                 slowest = max(slowest, told.slowest_seconds)
                 failures += told.failures

@@ -1,4 +1,4 @@
-"""Run one reader over many damaged inputs in a process of its own, and say how that ended."""
+"""Run readers over many damaged inputs in a process of their own, and say how that ended."""
 
 from __future__ import annotations
 
@@ -21,25 +21,33 @@ class Outcome:
     failures: list[dict[str, object]] = field(default_factory=list)
 
 
-def run_target(name: str, seed: int, count: int, folder: Path, seconds: float) -> Outcome:
-    """Feed `count` inputs; a process that dies or hangs is a failure with its input."""
-    words = [sys.executable, "-m", "tests.support.fuzzing.child", name, str(seed), str(count)]
+def run_targets(
+    counts: dict[str, int], seed: int, folder: Path, seconds: float
+) -> dict[str, Outcome]:
+    """Feed inputs; a process that dies or hangs is a failure of them all, with its input."""
+    folder.mkdir(parents=True)
     child = subprocess.Popen(
-        [*words, str(folder)],
+        [
+            *(sys.executable, "-m", "tests.support.fuzzing.child"),
+            *(json.dumps(counts), str(seed), str(folder)),
+        ],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
     )
+    fault = None
     try:
         printed, said = child.communicate(timeout=seconds)
+        if child.returncode != 0:
+            fault = f"ended with {child.returncode}: {said[-2000:]}"
     except subprocess.TimeoutExpired:
         child.kill()
         child.communicate()
         fault = f"did not end within {seconds:g} s"
-        return Outcome(failures=[{"fault": fault, "input": str(folder / "input")}])
-    if child.returncode != 0:
-        fault = f"ended with {child.returncode}: {said[-2000:]}"
-        return Outcome(failures=[{"fault": fault, "input": str(folder / "input")}])
-    return Outcome(**json.loads(printed.splitlines()[-1]))
+    if fault is not None:
+        failures = [{"fault": fault, "input": str(folder / "input")}]
+        return {name: Outcome(failures=failures) for name in counts}
+    told = json.loads(printed.splitlines()[-1])
+    return {name: Outcome(**one) for name, one in told.items()}

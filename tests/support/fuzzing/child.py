@@ -1,7 +1,7 @@
-"""The process that feeds damaged inputs to one reader, and watches what the reader does.
+"""The process that feeds damaged inputs to readers, and watches what they do.
 
-A module's name, not a path, starts it: python -m tests.support.fuzzing.child TARGET SEED COUNT
-FOLDER. It prints one JSON object. An input is in FOLDER/input while it is read, for whoever finds
+python -m tests.support.fuzzing.child COUNTS SEED FOLDER, where COUNTS is JSON: how many inputs for
+each target. Prints one JSON object. An input is in FOLDER/input while it is read, for whoever finds
 the process dead.
 """
 
@@ -69,8 +69,18 @@ def _is_local(arguments: tuple[Any, ...]) -> bool:
     return isinstance(arguments[1], str | bytes)  # a socket of this machine, of multiprocessing
 
 
-def main(name: str, seed: int, count: int, folder: Path) -> dict[str, Any]:
-    """Read `count` damaged inputs; the same seed gives the same inputs."""
+def main(counts: dict[str, int], seed: int, folder: Path) -> dict[str, Any]:
+    """Read so many damaged inputs of each target; the same seed gives the same inputs."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    watch = Watch(folder)
+    return {
+        name: feed(name, seed, count, folder / name.replace(" ", "-"), watch)
+        for name, count in counts.items()
+    }
+
+
+def feed(name: str, seed: int, count: int, folder: Path, watch: Watch) -> dict[str, Any]:
+    """Read `count` damaged inputs of one target, and tell what became of them."""
     from tests.support.fuzzing.targets import TARGETS
 
     target = TARGETS[name]
@@ -78,7 +88,6 @@ def main(name: str, seed: int, count: int, folder: Path) -> dict[str, Any]:
     work.mkdir(parents=True)
     for kind in ("CONFIG", "DATA", "CACHE"):
         os.environ[f"GLM_PLAN_{kind}_DIR"] = str(work / kind.lower())
-    os.environ["HF_HUB_OFFLINE"] = "1"
     os.chdir(work)
     read, seeds = target.prepare(work)
     accepted = 0
@@ -87,21 +96,19 @@ def main(name: str, seed: int, count: int, folder: Path) -> dict[str, Any]:
             read(one)
             accepted += 1
     assert accepted, f"no valid input of {name} is accepted"
-    watch = Watch(folder)
     most = psutil.Process().memory_info().vms + MORE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
     random = Random(f"{name} {seed}")
     tally: dict[str, Any] = {"accepted": 0, "refused": 0, "slowest_seconds": 0.0, "failures": []}
-    current = folder / "input"
     for _ in range(count):
         content = target.mutate(random, seeds)
-        current.write_bytes(content)
+        (folder.parent / "input").write_bytes(content)
         fault, seconds = _one(read, content, watch, tally)
         tally["slowest_seconds"] = max(tally["slowest_seconds"], seconds)
         if fault is not None and len(tally["failures"]) < _MOST_FAILURES:
             kept = folder / f"failure-{len(tally['failures'])}"
             kept.write_bytes(content)
-            tally["failures"].append({"fault": fault, "input": str(kept), "seconds": seconds})
+            tally["failures"].append({"fault": fault, "input": str(kept)})
     return tally
 
 
@@ -135,6 +142,6 @@ def _one(
 
 
 if __name__ == "__main__":
-    result = main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    result = main(json.loads(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
     print("\n" + json.dumps(result), flush=True)
     os._exit(0)  # workers and templates' processes end with their pipes
