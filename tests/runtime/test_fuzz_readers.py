@@ -22,7 +22,7 @@ from tests.support.fuzzing.campaign import run_targets
 from tests.support.fuzzing.targets import TARGETS
 from tests.support.llama_checkpoint import LLAMA
 
-INPUTS = 3000
+INPUTS = 2000
 
 VALUES: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
