@@ -7,6 +7,7 @@ this width through shared memory and pipes, for one token and for a prompt, besi
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import sys
@@ -95,14 +96,17 @@ def decode(stage: Stage, rows: int, width: int, steps: int) -> tuple[float, floa
 
 
 def hop(numbers: int, times: int) -> tuple[float, float]:
-    """Seconds from one process's array into another's, and of two copies in this process."""
+    """Seconds from one process's array into another's, and of two copies in this process.
+
+    Both touch as many bytes, so that caches help neither more.
+    """
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     there, back = SharedArray.create(numbers), SharedArray.create(numbers)
     child = context.Process(target=echo, args=(theirs, there.name, back.name, numbers))
     child.start()
-    source, target = np.ones(numbers, np.float32), np.empty(numbers, np.float32)
-    middle = np.empty(numbers, np.float32)
+    chain = [np.ones(numbers, np.float32) for _ in range(5)]
+    source, target = chain[0], chain[-1]
 
     def round_trip() -> None:
         there.view(numbers)[...] = source
@@ -111,15 +115,15 @@ def hop(numbers: int, times: int) -> tuple[float, float]:
         target[...] = back.view(numbers)
 
     def copies() -> None:
-        middle[...] = source
-        target[...] = middle
+        for before, after in itertools.pairwise(chain):
+            after[...] = before
 
     results = [median_time(one, times) for one in (round_trip, copies)]
     ours.close()
     child.join()
     for array in (there, back):
         array.close()
-    return results[0] / 2, results[1]
+    return results[0] / 2, results[1] / 2
 
 
 def echo(pipe: Connection, there: str, back: str, numbers: int) -> None:
