@@ -61,7 +61,7 @@ class Asked:
         from scheduler.profiles import load_gpus
         from scheduler.report.study import Study
 
-        self._check()
+        self.check()
         models = [spec_by_name(name) for name in self.models]
         return Study(
             models=list({model.name: model for model in models}.values()),
@@ -72,12 +72,13 @@ class Asked:
             slots=list(dict.fromkeys(self.slots)),
             policy=cast("Policy", self.policy),
             target_tps=self.target_tps,
-            command=shlex.join(["glm-plan", "report", *self._words(), *more_words]),
-            version=_version(),
+            command=shlex.join(["glm-plan", "report", *self.words(), *more_words]),
+            version=report_version(),
             date=date.today().isoformat(),
         )
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise UserInputError for numbers that make no sense."""
         from scheduler.request import LARGEST_SLOTS
 
         for context in self.contexts:
@@ -136,7 +137,8 @@ class Asked:
             own, free = free[: len(group)], free[len(group) :]
             yield replace(around, gpus=group, vram_bytes=tuple(own) or None)
 
-    def _words(self) -> list[str]:
+    def words(self) -> list[str]:
+        """The options, spelled again."""
         flags: list[tuple[str, Sequence[object]]] = [
             ("--model", self.models),
             ("--gpu", self.gpus),
@@ -189,7 +191,8 @@ def _stated(text: str, around: Wanted, bare: Host) -> Machine:
     return Machine(card.model_name, host, replace(speeds, devices=devices))
 
 
-def _version() -> str:
+def report_version() -> str:
+    """The version that a report says it was made by."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from scheduler.machine import Machine
 from scheduler.plan import Provenance
@@ -57,6 +58,10 @@ class Cluster:
     driver: str
     pairs: Mapping[tuple[str, str], Link] = field(default_factory=dict, hash=False)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Host]:
+        return {host.name: host for host in self.hosts}
+
     def link(self, one: Host, other: Host) -> Link:
         """The pair's link if it has its own, else the slower rate and the longer latency of both.
 
@@ -74,10 +79,10 @@ class Cluster:
 
     def host(self, name: str) -> Host:
         """The host of this name; raises KeyError."""
-        return next(host for host in self.hosts if host.name == name)
+        return self._by_name[name]
 
     def only(self, names: frozenset[str]) -> Cluster:
-        """The same cluster with some of its hosts; the driver's process stays where it is."""
+        """The same cluster with some of its hosts, among which the driver's has to be."""
         return Cluster(
             tuple(host for host in self.hosts if host.name in names), self.driver, self.pairs
         )

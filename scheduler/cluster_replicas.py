@@ -2,7 +2,8 @@
 
 Up to `EXACT_HOSTS` hosts every way to divide them is tried. Beyond, hosts are taken in the order of
 their speed until they hold the blocks so many times over; from these a chain is built, what it
-leaves is taken up again, and the number of times that gives the most is kept.
+leaves is taken up again, and the number of times that gives the most is kept. Up to 64 hosts other
+orders are tried as well: by their room for blocks, and both the other way round.
 """
 
 from __future__ import annotations
@@ -13,20 +14,32 @@ from scheduler.chain import Chain
 from scheduler.cluster_fit import Fitter
 
 EXACT_HOSTS = 6
+_FEW_HOSTS = 64
 _TIMES = (1.0, 1.5, 2.5, 4.0)
 
 
 def best_chains(fitter: Fitter) -> list[Chain]:
     """The chains that serve the cluster's objective best; one for latency, none if nothing fits."""
     hosts = range(len(fitter.rooms))
-    whole = fitter.best(hosts)
-    if whole is None:
-        return []
     if fitter.question.request.objective == "latency" or len(hosts) == 1:
-        return [whole]
+        whole = fitter.best(hosts)
+        return [] if whole is None else [whole]
     if len(hosts) <= EXACT_HOSTS:
         return _divided(fitter)
-    candidates = [[whole], *(_carved(fitter, times) for times in _TIMES)]
+    return carved_chains(fitter)
+
+
+def carved_chains(fitter: Fitter) -> list[Chain]:
+    """The best that taking hosts by their speed finds, one chain over all of them included."""
+    whole = fitter.best(range(len(fitter.rooms)))
+    hosts = range(len(fitter.rooms))
+    by_speed = sorted(hosts, key=lambda host: (fitter.block_seconds(host), host))
+    candidates = [_carved(fitter, by_speed, times) for times in _TIMES]
+    if len(hosts) <= _FEW_HOSTS:
+        by_size = sorted(hosts, key=lambda host: (-fitter.most_blocks(host), host))
+        for order in (by_size, by_size[::-1], by_speed[::-1]):
+            candidates += [_carved(fitter, order, times) for times in _TIMES]
+    candidates += [[whole]] if whole is not None else []
     return max(candidates, key=lambda chains: (rate(fitter, chains), -len(chains)))
 
 
@@ -58,9 +71,9 @@ def _divided(fitter: Fitter) -> list[Chain]:
     return best[-1]
 
 
-def _carved(fitter: Fitter, times: float) -> list[Chain]:
+def _carved(fitter: Fitter, order: Sequence[int], times: float) -> list[Chain]:
     blocks = fitter.question.request.model.blocks
-    left = sorted(range(len(fitter.rooms)), key=lambda host: (fitter.block_seconds(host), host))
+    left = list(order)
     chains = []
     while left:
         taken: list[int] = []

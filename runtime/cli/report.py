@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from runtime.cli.given import given_options
 from runtime.cli.report_output import (
     deliver,
     output_targets,
@@ -83,6 +84,13 @@ from scheduler.errors import UserInputError
     help="How blocks are placed; see `glm-plan plan --help`.",
 )
 @click.option(
+    "--cluster",
+    "cluster_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Ask how many hosts of a TOML file are needed, instead; docs/cluster.md has its keys.",
+)
+@click.option(
     "--target-tps",
     type=float,
     metavar="RATE",
@@ -111,6 +119,7 @@ def command(
     contexts: tuple[int, ...],
     slots: tuple[int, ...],
     policy: str,
+    cluster_file: Path | None,
     target_tps: float | None,
     out: Path | None,
     formats: str | None,
@@ -125,9 +134,16 @@ def command(
     glm-plan report --gpu "rtx 3060 12 gb" --gpu "rtx 4090" --out report.html
     glm-plan report --model qwen3-8b --context 2048 --context 32768 --target-tps 10
     glm-plan report --format csv > verdicts.csv
+    glm-plan report --cluster lab.toml --target-tps 5 --out hosts.html
     """
     asked = Asked(models, gpus, vram, cpu, rams, precisions, contexts, slots, policy, target_tps)
     targets = output_targets(formats, out)
+    if cluster_file is not None:
+        from runtime.cli.cluster_report import report_cluster
+
+        more_words = output_words(out, formats, png=False)
+        report_cluster(asked, cluster_file, given_options(), targets, more_words)
+        return
     if png and out is None:
         raise UserInputError("--png needs a place for its pictures; name one with --out.")
     if png or "html" in targets:

@@ -46,7 +46,7 @@ def report_html(report: Report) -> str:
         # vl-convert escapes the texts of a chart; the tests hold it to that
         return Markup(svg(chart, narrow))  # noqa: S704
 
-    script = _resource("page.js")
+    script = resource("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
         autoescape=True,
@@ -55,14 +55,14 @@ def report_html(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    template = environment.from_string(_resource("page.html.j2"))
+    template = environment.from_string(resource("page.html.j2"))
     return template.render(
         report=report,
         title=title_of(report),
         lead=lead_of(report.cells),
         figures=figures_of(report),
         models=model_views(report),
-        css=Markup(_resource("page.css")),  # noqa: S704 - ours
+        css=Markup(resource("page.css")),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
         script_hash=f"sha256-{digest}",
         svg=draw,
@@ -96,5 +96,5 @@ def _speed_provenance(model: ModelView) -> str:
     return " or ".join(sorted(known))
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
     return (files("scheduler.report") / name).read_text(encoding="utf-8")

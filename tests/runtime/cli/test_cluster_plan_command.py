@@ -80,3 +80,26 @@ def test_a_cluster_too_small_says_how_much_is_missing_where(tmp_path: Path) -> N
     assert (done.returncode, done.stdout) == (2, "")
     assert "mini-1 has RAM" in done.stderr
     assert "more RAM it would take the rest" in done.stderr
+
+
+def test_reports_tell_how_many_hosts_are_needed(tmp_path: Path) -> None:
+    path = tmp_path / "pcs.toml"
+    path.write_text('[[host]]\nname = "pc"\ncount = 3\nvram = [4]\nram = 8\nprice_usd = 400\n')
+    flags = ["--cluster", str(path), "--precision", "int4", "--context", "256"]
+    shown = glm_plan("report", *flags, "--target-tps", "1")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "1 slot: " in shown.stdout
+    assert "1 tok/s for each slot need" in shown.stdout
+    assert "estimated" in shown.stdout
+    done = glm_plan("report", *flags, "--format", "json")
+    document = json.loads(done.stdout)
+    assert document["schema"] == "glm-plan/cluster-report/1"
+    assert [size["price_usd"] for size in document["sizes"]] == [400, 800, 1200]
+    for words, told in (
+        (["--gpu", "rtx 3090"], "--gpu is for reports about one machine"),
+        (["--model", "qwen3-8b", "--model", "qwen3-4b"], "--cluster takes one --model"),
+        (["--policy", "reserve"], "--policy reserve is a rule for one machine"),
+    ):
+        refused = glm_plan("report", *flags, *words)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert told in refused.stderr
