@@ -16,6 +16,7 @@ from scheduler.cluster_fit import Fitter
 EXACT_HOSTS = 6
 _FEW_HOSTS = 64
 _TIMES = (1.0, 1.5, 2.5, 4.0)
+_TIMES_OF_MANY = (1.0, 2.5)
 
 
 def best_chains(fitter: Fitter) -> list[Chain]:
@@ -34,8 +35,9 @@ def carved_chains(fitter: Fitter) -> list[Chain]:
     whole = fitter.best(range(len(fitter.rooms)))
     hosts = range(len(fitter.rooms))
     by_speed = sorted(hosts, key=lambda host: (fitter.block_seconds(host), host))
-    candidates = [_carved(fitter, by_speed, times) for times in _TIMES]
-    if len(hosts) <= _FEW_HOSTS:
+    few = len(hosts) <= _FEW_HOSTS
+    candidates = [_carved(fitter, by_speed, times) for times in (_TIMES if few else _TIMES_OF_MANY)]
+    if few:
         by_size = sorted(hosts, key=lambda host: (-fitter.most_blocks(host), host))
         for order in (by_size, by_size[::-1], by_speed[::-1]):
             candidates += [_carved(fitter, order, times) for times in _TIMES]
