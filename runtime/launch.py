@@ -10,6 +10,7 @@ from typing import cast
 from runtime.bundle import Bundle, select_variant
 from runtime.manifest import Layout, Variant
 from scheduler.backend_names import Engine
+from scheduler.cost import device_kind
 from scheduler.errors import PlanError
 from scheduler.memory import stage_peaks
 from scheduler.model import ModelSpec
@@ -142,7 +143,10 @@ def ram_needed(plan: Plan, spec: ModelSpec, launches: list[StageLaunch]) -> int:
     Estimated, as the plan is.
     """
     needed_bytes = plan.ram.needed_bytes
-    if all(launch.fallback is None for launch in launches):
+    if not any(
+        launch.fallback or (launch.device != "cpu" and launch.backend in _CPU_BACKENDS)
+        for launch in launches
+    ):
         return needed_bytes
     peaks = []
     for stage, launch in zip(plan.stages, launches, strict=True):
@@ -152,7 +156,7 @@ def ram_needed(plan: Plan, spec: ModelSpec, launches: list[StageLaunch]) -> int:
         peaks.append(
             stage_peaks(
                 spec,
-                "cpu",
+                device_kind("cpu", launch.backend),
                 len(stage.blocks),
                 stage.precision,
                 stage.lm_head_precision,

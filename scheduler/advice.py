@@ -71,18 +71,20 @@ def _note_on_backend(backends: set[str]) -> str:
 
 
 def _notes_on_cpu_precision(request: PlanRequest) -> list[str]:
-    cpu = request.cpu_precision
+    cpu, on_ort = request.cpu_precision, (request.cpu_backend or "").startswith("ort:")
+    engine = "ONNX Runtime" if on_ort else "MNN"
     if cpu == "fp16":
         held = held_block_bytes(request.model, cpu, "cpu")
         stored = block_bytes(request.model, cpu)
+        where = "in RAM" if on_ort else "in RAM on x86"
         return [
-            "MNN expands fp16 weights to fp32 in RAM on x86: a block takes"
+            f"{engine} expands fp16 weights to fp32 {where}: a block takes"
             f" {format_size(held)} instead of {format_size(stored)}."
         ]
     if cpu in ("int8", "int4"):
         return [
-            f"On the CPU {cpu} weights stay small because MNN also quantises activations to int8:"
-            " faster, but not the arithmetic of fp32."
+            f"On the CPU {cpu} weights stay small because {engine} also quantises activations to"
+            " int8: faster, but not the arithmetic of fp32."
         ]
     return []
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from scheduler.choose import Devices
 from scheduler.cost import StageParts, decode_seconds, device_kind
+from scheduler.cpu_backend import backend_of_cpu
 from scheduler.memory import DRIVER_BYTES, gpu_host_bytes, hop_bytes, stage_memory
 from scheduler.placement import block_ranges, place_by_hand
 from scheduler.plan import Plan
@@ -57,6 +58,7 @@ def split_rows(request: PlanRequest, plan: Plan, devices: Devices) -> list[Split
         request,
         gpu_precision=plan.decision["gpu_precision"],
         cpu_precision=plan.decision["cpu_precision"],
+        cpu_backend=backend_of_cpu(plan) or request.cpu_backend,
         context=plan.context_tokens,
     )
     blocks = request.model.blocks
@@ -99,7 +101,7 @@ def _row(
     in_ram = {"cpu"} | {gpu.device for gpu in devices.gpus if gpu.shares_ram}
     for stage in stages:
         held = (len(stage.blocks), stage.precision, stage.lm_head_precision, context, slots)
-        kind = device_kind(stage.device)
+        kind = device_kind(stage.device, stage.backend)
         needed[stage.device] = stage_memory(spec, kind, *held, devices.threads).total_bytes
         if stage.device in in_ram:
             ram += needed[stage.device]
@@ -130,12 +132,14 @@ def _parts(
     """GPUs in order and then the CPU, as far as they hold anything; lm_head's device last."""
     spec = request.model
     everyone = [
-        (name, count, request.gpu_precision) for name, count in zip(names, counts, strict=True)
+        (name, count, request.gpu_precision, "") for name, count in zip(names, counts, strict=True)
     ]
-    everyone.append(("cpu", spec.blocks - sum(counts), request.cpu_precision))
+    on_cpu = spec.blocks - sum(counts)
+    everyone.append(("cpu", on_cpu, request.cpu_precision, request.cpu_backend or ""))
     everyone.sort(key=lambda one: one[0] == head)
-    held = block_ranges([count for _, count, _ in everyone])
-    for (name, _, precision), span in zip(everyone, held, strict=True):
+    held = block_ranges([count for _, count, *_ in everyone])
+    for (name, _, precision, backend), span in zip(everyone, held, strict=True):
         if span is not None or name == head:
             numbers = range(span[0], span[1] + 1) if span else range(0)
-            yield StageParts(name, precision, numbers, precision if name == head else None)
+            lm_head = precision if name == head else None
+            yield StageParts(name, precision, numbers, lm_head, backend)

@@ -148,12 +148,13 @@ def _needs(request: PlanRequest, devices: Devices, stages: Sequence[StageParts])
     needs: dict[str, int] = {}
     ram = DRIVER_BYTES + hop_bytes(spec, len(stages), context, slots)
     for stage in stages:
-        kind, count, head = device_kind(stage.device), len(stage.blocks), stage.lm_head_precision
+        kind = device_kind(stage.device, stage.backend)
+        count, head = len(stage.blocks), stage.lm_head_precision
         held_parts = (count, stage.precision, head)
         needed = stage_bytes(spec, kind, *held_parts, context, slots, devices.threads)
-        if kind == "cpu" or stage.device in shared:
+        if stage.device == "cpu" or stage.device in shared:
             ram += needed
-        if kind == "cuda":
+        if stage.device != "cpu":
             needs[stage.device] = needed
             ram += gpu_host_bytes(spec, count, stage.precision, head, context, slots)
     return {**needs, "ram": ram}

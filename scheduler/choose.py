@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from scheduler.cost import Speeds
+from scheduler.cpu_backend import with_cpu_backends
 from scheduler.errors import PlanError
 from scheduler.fit import FitQuestion, Fitting, Room, does_not_fit, try_fit
 from scheduler.free_memory import FreeMemory
@@ -63,11 +64,18 @@ def question_of(request: PlanRequest, devices: Devices) -> FitQuestion:
     """Put a settled request as a question to `fit`; GPUs of unknown memory stay out."""
     kept = request.reserve_bytes or 0
     rooms = [
-        Room(gpu.device, max(0, gpu.free_bytes - kept), request.gpu_precision, gpu.shares_ram)
+        Room(
+            gpu.device,
+            max(0, gpu.free_bytes - kept),
+            request.gpu_precision,
+            gpu.shares_ram,
+            gpu.backend,
+        )
         for gpu in devices.gpus
         if gpu.free_bytes is not None
     ]
-    rooms.append(Room("cpu", devices.ram.free_bytes, request.cpu_precision))
+    backend = request.cpu_backend or devices.ram.backend
+    rooms.append(Room("cpu", devices.ram.free_bytes, request.cpu_precision, backend=backend))
     return FitQuestion(
         request.model,
         tuple(rooms),
@@ -88,9 +96,9 @@ def choose(request: PlanRequest, devices: Devices) -> Chosen:
     for context in _contexts(request):
         smaller = candidates(replace(request, context=context), devices)
         placed = [
-            (candidate, fitting)
+            found
             for candidate in smaller
-            if (fitting := try_fit(question_of(candidate, devices))) is not None
+            if (found := _on_best_backend(candidate, devices)) is not None
         ]
         if placed:
             settled, fitting = _first_usable(placed)
@@ -103,6 +111,21 @@ def choose(request: PlanRequest, devices: Devices) -> Chosen:
             return Chosen(settled, fitting, tuple(notes))
         smallest = smaller[-1]
     raise PlanError(does_not_fit(question_of(smallest, devices), _ways_out(smallest)))
+
+
+def _on_best_backend(request: PlanRequest, devices: Devices) -> tuple[PlanRequest, Fitting] | None:
+    """The request with the CPU backend that the objective prefers, and its placement."""
+    placed = [
+        (candidate, fitting)
+        for candidate in with_cpu_backends(request, devices.speeds)
+        if (fitting := try_fit(question_of(candidate, devices))) is not None
+    ]
+    by_slowest = request.objective == "throughput"
+    return min(
+        placed,
+        key=lambda one: one[1].slowest_stage_seconds if by_slowest else one[1].step_seconds,
+        default=None,
+    )
 
 
 def _ways_out(request: PlanRequest) -> str:
@@ -251,9 +274,10 @@ def _gain(
 ) -> str | None:
     """What a larger machine does better: a more faithful precision at a usable speed, or speed."""
     for candidate in candidates(replace(settled, open_choices=request.open_choices), devices):
-        placed = try_fit(question_of(candidate, devices))
-        if placed is None:
+        found = _on_best_backend(candidate, devices)
+        if found is None:
             continue
+        placed = found[1]
         same = (candidate.gpu_precision, candidate.cpu_precision) == (
             settled.gpu_precision,
             settled.cpu_precision,

@@ -104,10 +104,21 @@ class HopSpeed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """All constants of a host: per device (gpu0, gpu1, ..., cpu) and for hops between stages."""
+    """All constants of a host: per device (gpu0, gpu1, ..., cpu) and for hops between stages.
+
+    `backends` holds those of the CPU where another engine than MNN runs it and was measured, by
+    backend (``ort:cpu``).
+    """
 
     devices: Mapping[str, DeviceSpeed] = field(hash=False)
     hop: HopSpeed
+    backends: Mapping[str, DeviceSpeed] = field(default_factory=dict, hash=False)
+
+    def of(self, device: str, backend: str = "") -> DeviceSpeed:
+        """The constants of a device that this backend runs; raises KeyError for an unknown one."""
+        if device == "cpu" and backend in self.backends:
+            return self.backends[backend]
+        return self.devices[device]
 
 
 class PlacedStage(Protocol):
@@ -115,6 +126,8 @@ class PlacedStage(Protocol):
 
     @property
     def device(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
     @property
     def precision(self) -> Precision: ...
     @property
@@ -125,12 +138,16 @@ class PlacedStage(Protocol):
 
 @dataclass(frozen=True)
 class StageParts:
-    """A stage without its memory: enough to predict its time. Order of stages is execution's."""
+    """A stage without its memory: enough to predict its time. Order of stages is execution's.
+
+    `backend` is what runs it; empty: MNN.
+    """
 
     device: str
     precision: Precision
     blocks: range
     lm_head_precision: Precision | None = None
+    backend: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,17 +192,19 @@ class StepCost:
         return self.rows / self.slowest_stage_seconds
 
 
-def device_kind(device: str) -> DeviceKind:
-    """The kind of memory and arithmetic behind a device name: `cpu`, else `cuda`."""
-    return "cpu" if device == "cpu" else "cuda"
+def device_kind(device: str, backend: str = "") -> DeviceKind:
+    """The kind of memory and arithmetic behind a device and what runs it."""
+    if device != "cpu":
+        return "cuda"
+    return "ort" if backend.startswith("ort:") else "cpu"
 
 
 @lru_cache(maxsize=4096)
 def read_block_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) -> int:
     """Compute the bytes of one block's weights that each decoded token reads.
 
-    On the CPU all that is held (fp16 was expanded to fp32), on CUDA what the file holds: the fp16
-    scratch beside int8 and int4 weights is not read at decode.
+    On processors all that is held (fp16 was expanded to fp32), on CUDA what the file holds: the
+    fp16 scratch beside int8 and int4 weights is not read at decode.
     """
     if kind == "cuda":
         return block_bytes(spec, precision)
@@ -279,7 +298,8 @@ def decode_seconds(
     per_stage = []
     for stage in stages:
         count = len(stage.blocks)
-        kind, speed = device_kind(stage.device), speeds.devices[stage.device]
+        kind = device_kind(stage.device, stage.backend)
+        speed = speeds.of(stage.device, stage.backend)
         per_stage.append(
             count * block_decode_seconds(spec, speed, kind, stage.precision, context, rows)
             if count
@@ -299,7 +319,8 @@ def prefill_seconds(
     per_stage = []
     for stage in stages:
         count = len(stage.blocks)
-        kind, speed = device_kind(stage.device), speeds.devices[stage.device]
+        kind = device_kind(stage.device, stage.backend)
+        speed = speeds.of(stage.device, stage.backend)
         per_stage.append(
             count * block_prefill_seconds(spec, speed, kind, stage.precision, tokens)
             if count
@@ -339,12 +360,13 @@ def _with_head_and_hops(
 ) -> StepCost:
     head = _lm_head_stage(stages)
     precision, device = stages[head].lm_head_precision, stages[head].device
+    backend = stages[head].backend
     assert precision is not None
     return StepCost(
         stage_seconds=tuple(per_stage),
         lm_head_stage=head,
         lm_head_seconds=lm_head_seconds(
-            spec, speeds.devices[device], device_kind(device), precision, rows
+            spec, speeds.of(device, backend), device_kind(device, backend), precision, rows
         ),
         hop_seconds=hop_count(stages) * speeds.hop.seconds(hidden_bytes(spec, tokens), forwards),
         rows=rows,

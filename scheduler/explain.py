@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scheduler.cost import Speeds, block_decode_seconds, device_kind, lm_head_seconds
+from scheduler.cpu_backend import on_cpu_backend
 from scheduler.memory import stage_memory
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan, Precision, Stage
@@ -20,12 +21,13 @@ def explain(plan: Plan, spec: ModelSpec, speeds: Speeds) -> list[str]:
         *(_on_stage(plan, spec, speeds, stage) for stage in plan.stages if stage.blocks),
         *_on_moving_a_block(plan, spec, speeds),
         *_on_lm_head(plan, spec, speeds),
+        *on_cpu_backend(plan, spec, speeds),
     ]
 
 
 def _on_stage(plan: Plan, spec: ModelSpec, speeds: Speeds, stage: Stage) -> str:
     blocks = len(stage.blocks)
-    each = _block_seconds(plan, spec, speeds, stage.device, stage.precision)
+    each = _block_seconds(plan, spec, speeds, stage)
     told = (
         f"{stage.device} holds {blocks} block{'s' * (blocks != 1)} at"
         f" {_milliseconds(each)} each a token"
@@ -72,7 +74,7 @@ def _by_rule(plan: Plan, stage: Stage, budget: int) -> str:
 def _with_one_more(plan: Plan, spec: ModelSpec, stage: Stage) -> int:
     return stage_memory(
         spec,
-        device_kind(stage.device),
+        device_kind(stage.device, stage.backend),
         len(stage.blocks) + 1,
         stage.precision,
         stage.lm_head_precision,
@@ -86,11 +88,11 @@ def _on_moving_a_block(plan: Plan, spec: ModelSpec, speeds: Speeds) -> Iterator[
     cpu = next((stage for stage in plan.stages if stage.device == "cpu" and stage.blocks), None)
     if cpu is None:
         return
-    here = _block_seconds(plan, spec, speeds, "cpu", cpu.precision)
+    here = _block_seconds(plan, spec, speeds, cpu)
     for stage in plan.stages:
         if stage.device == "cpu" or not stage.blocks:
             continue
-        there = _block_seconds(plan, spec, speeds, stage.device, stage.precision)
+        there = _block_seconds(plan, spec, speeds, stage)
         step = plan.speed.step_seconds if plan.speed else here
         change = here - there
         verb = "save" if change > 0 else "cost"
@@ -104,7 +106,7 @@ def _on_moving_a_block(plan: Plan, spec: ModelSpec, speeds: Speeds) -> Iterator[
 def _on_lm_head(plan: Plan, spec: ModelSpec, speeds: Speeds) -> Iterator[str]:
     home = next(stage for stage in plan.stages if stage.lm_head)
     assert home.lm_head_precision is not None
-    spent = _head_seconds(plan, spec, speeds, home.device, home.lm_head_precision)
+    spent = _head_seconds(plan, spec, speeds, home, home.lm_head_precision)
     told = (
         f"lm_head is on {home.device}: {_milliseconds(spent)} a token"
         f" and {format_size(home.memory.lm_head_bytes)} there"
@@ -114,10 +116,10 @@ def _on_lm_head(plan: Plan, spec: ModelSpec, speeds: Speeds) -> Iterator[str]:
     for stage in plan.stages:
         if stage is home:
             continue
-        other = _head_seconds(plan, spec, speeds, stage.device, stage.precision)
+        other = _head_seconds(plan, spec, speeds, stage, stage.precision)
         size = stage_memory(
             spec,
-            device_kind(stage.device),
+            device_kind(stage.device, stage.backend),
             0,
             stage.precision,
             stage.precision,
@@ -128,23 +130,23 @@ def _on_lm_head(plan: Plan, spec: ModelSpec, speeds: Speeds) -> Iterator[str]:
     yield f"{told}."
 
 
-def _block_seconds(
-    plan: Plan, spec: ModelSpec, speeds: Speeds, device: str, precision: Precision
-) -> float:
+def _block_seconds(plan: Plan, spec: ModelSpec, speeds: Speeds, stage: Stage) -> float:
     return block_decode_seconds(
         spec,
-        speeds.devices[device],
-        device_kind(device),
-        precision,
+        speeds.of(stage.device, stage.backend),
+        device_kind(stage.device, stage.backend),
+        stage.precision,
         plan.context_tokens,
         plan.slots,
     )
 
 
 def _head_seconds(
-    plan: Plan, spec: ModelSpec, speeds: Speeds, device: str, precision: Precision
+    plan: Plan, spec: ModelSpec, speeds: Speeds, stage: Stage, precision: Precision
 ) -> float:
-    return lm_head_seconds(spec, speeds.devices[device], device_kind(device), precision, plan.slots)
+    kind = device_kind(stage.device, stage.backend)
+    speed = speeds.of(stage.device, stage.backend)
+    return lm_head_seconds(spec, speed, kind, precision, plan.slots)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -41,12 +41,14 @@ class Room:
     """A device that `fit` may use: the bytes it may fill (None: no limit) and its weights' form.
 
     `shares_ram`: a GPU whose memory is the RAM, so that what it holds is counted there too.
+    `backend` is what runs the device; empty: MNN.
     """
 
     device: str
     budget_bytes: int | None
     precision: Precision
     shares_ram: bool = False
+    backend: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ def _ram_for_stages(question: FitQuestion) -> int | None:
 def seat_of(question: FitQuestion, room: Room) -> Seat:
     """A room as the search sees it: seconds, most blocks, and the RAM of each count."""
     spec, context, slots = question.spec, question.context, question.slots
-    kind = device_kind(room.device)
-    speed = question.speeds.devices[room.device]
+    kind = device_kind(room.device, room.backend)
+    speed = question.speeds.of(room.device, room.backend)
     tables = _device_bytes(spec, kind, room.precision, context, slots, question.threads)
-    host = tables if kind == "cpu" else _host_bytes(spec, room.precision, context, slots)
+    host = tables if room.device == "cpu" else _host_bytes(spec, room.precision, context, slots)
     if room.shares_ram:
         host = tuple(
             tuple(a + b for a, b in zip(own, beside, strict=True))
@@ -200,7 +202,8 @@ def _stages(
         room = question.rooms[seat]
         count = answer.counts[seat]
         head = room.precision if seat == answer.lm_head else None
-        stages.append(StageParts(room.device, room.precision, range(first, first + count), head))
+        numbers = range(first, first + count)
+        stages.append(StageParts(room.device, room.precision, numbers, head, room.backend))
         first += count
     return tuple(stages)
 
@@ -235,7 +238,8 @@ def _shortages(question: FitQuestion) -> str:
             f" blocks ({format_size(own[min(count + 1, spec.blocks)])} for one more)"
         )
     cpu = question.rooms[-1]
-    cpu_bytes = _device_bytes(spec, "cpu", cpu.precision, context, slots, question.threads)
+    kind = device_kind("cpu", cpu.backend)
+    cpu_bytes = _device_bytes(spec, kind, cpu.precision, context, slots, question.threads)
     needed = cpu_bytes[1][remaining]
     needed += beside_bytes + DRIVER_BYTES + hop_bytes(spec, stages, context, slots)
     told.append(
@@ -249,7 +253,8 @@ def _shared_shortage(question: FitQuestion) -> str:
     """What the whole model takes on its smaller side, against the memory that both share."""
     spec, context, slots = question.spec, question.context, question.slots
     cpu = question.rooms[-1]
-    needed = _device_bytes(spec, "cpu", cpu.precision, context, slots, question.threads)[1][-1]
+    kind = device_kind("cpu", cpu.backend)
+    needed = _device_bytes(spec, kind, cpu.precision, context, slots, question.threads)[1][-1]
     for room in question.rooms[:-1]:
         on_gpu = _device_bytes(spec, "cuda", room.precision, context, slots)[1][-1]
         needed = min(needed, on_gpu + _host_bytes(spec, room.precision, context, slots)[1][-1])

@@ -129,7 +129,9 @@ class MeasuredCpu(_Document):
 class HostProfile(_Document):
     """A machine's measured speeds; the JSON of this class is a contract.
 
-    `cpu` None: measured elsewhere, used only when named. `facts` holds what else was found out.
+    `cpu` None: measured elsewhere, used only when named. `backends` holds the CPU's speeds under
+    other engines than MNN, whose are in `devices`; profiles made before have none. `facts` holds
+    what else was found out.
     """
 
     schema_: Literal["glm-plan/host/1"] = Field(HOST_SCHEMA, alias="schema")
@@ -137,6 +139,7 @@ class HostProfile(_Document):
     made: str = Field(max_length=40, description="when, ISO 8601 in UTC")
     cpu: MeasuredCpu | None = None
     devices: dict[Annotated[str, Field(pattern=r"^(cpu|gpu[0-9]+)$")], DeviceConstants]
+    backends: dict[Literal["ort:cpu"], DeviceConstants] = {}
     hop: HopConstants
     evidence: list[Evidence] = []
     threads: list[ThreadPoint] = []
@@ -162,4 +165,8 @@ class HostProfile(_Document):
             for gpu, model in models.items():
                 if model == constants.model_name:
                     devices[gpu] = constants.speed()
-        return Speeds(devices, HopSpeed(self.hop.latency_seconds, self.hop.bytes_per_second))
+        hop = HopSpeed(self.hop.latency_seconds, self.hop.bytes_per_second)
+        backends: dict[str, DeviceSpeed] = {
+            name: constants.speed() for name, constants in self.backends.items()
+        }
+        return Speeds(devices, hop, backends)

@@ -1,8 +1,8 @@
 """Memory: the bytes that each part of a model really takes on a device, item by item.
 
-Device kinds are `cpu` (MNN on x86: fp32 arithmetic, low-memory mode) and `cuda` (MNN's CUDA
-backend). CPU formulas were checked against the resident memory of MNN 3.6.1; CUDA formulas are
-estimated, from MNN's source.
+Device kinds are `cpu` (MNN on x86: fp32 arithmetic, low-memory mode), `ort` (ONNX Runtime on
+processors, see `scheduler.ort_memory`) and `cuda` (MNN's CUDA backend). Formulas of the first two
+were checked against resident memory; CUDA formulas are estimated, from MNN's source.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from scheduler.model import (
     lm_head_bytes,
     lm_head_matrix,
 )
+from scheduler.ort_memory import (
+    ORT_WORKER_BYTES,
+    ort_block_bytes,
+    ort_lm_head_bytes,
+    ort_running_bytes,
+)
 from scheduler.plan import Precision, StageMemory
 from scheduler.prefill_memory import block_output_bytes, fp32_prefill_bytes, prefill_bytes
 from scheduler.slots import (
@@ -32,7 +38,7 @@ from scheduler.slots import (
 )
 from scheduler.units import MIB
 
-DeviceKind = Literal["cpu", "cuda"]
+DeviceKind = Literal["cpu", "ort", "cuda"]
 
 ASSUMED_THREADS = 8
 """Threads of a CPU stage where the processor is unknown; a known one has one per usable core."""
@@ -47,6 +53,12 @@ CUDA_WORKER_HOST_BYTES = 384 * MIB
 # The process with tokenizer, sampler and command line, 31 MiB, Python's resource tracker, 6 MiB,
 # and libraries, 30 MiB. Pages of the mapped embedding can be dropped at any time: not counted.
 DRIVER_BYTES = 72 * MIB
+
+_RUNTIME_BYTES: dict[DeviceKind, int] = {
+    "cpu": CPU_WORKER_BYTES,
+    "ort": ORT_WORKER_BYTES,
+    "cuda": CUDA_CONTEXT_BYTES,
+}
 
 # What a loaded block takes beside its weights: its graph and small buffers.
 MODULE_BYTES = MIB // 2
@@ -64,6 +76,8 @@ def held_block_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) ->
     fp32 (checked: 193 and 108 MiB for a ChatGLM-6B block). On CUDA they stay as well, but each
     block carries an fp16 copy of its largest matrix to compute with (estimated).
     """
+    if kind == "ort":
+        return ort_block_bytes(spec, precision)
     if precision in ("fp32", "fp16"):
         return block_bytes(spec, "fp32" if kind == "cpu" else precision)
     matrices = block_matrices(spec)
@@ -78,6 +92,8 @@ def held_block_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) ->
 @lru_cache(maxsize=1024)
 def held_lm_head_bytes(spec: ModelSpec, precision: Precision, kind: DeviceKind) -> int:
     """Compute the bytes of the final norm and vocabulary matrix, as `held_block_bytes` does."""
+    if kind == "ort":
+        return ort_lm_head_bytes(spec, precision)
     if precision in ("fp32", "fp16"):
         return lm_head_bytes(spec, "fp32" if kind == "cpu" else precision)
     rows, inner, _ = lm_head_matrix(spec)
@@ -92,7 +108,7 @@ def _scale_growth_bytes(spec: ModelSpec, rows: int, inner: int, precision: Preci
 
 def value_bytes(precision: Precision, kind: DeviceKind) -> int:
     """Bytes of an activation, key or value: fp16 on CUDA unless the weights are fp32; else fp32."""
-    return _FP32_BYTES if kind == "cpu" or precision == "fp32" else _FP16_BYTES
+    return _FP32_BYTES if kind != "cuda" or precision == "fp32" else _FP16_BYTES
 
 
 def kv_cache_bytes(
@@ -141,6 +157,8 @@ def running_bytes(
     """
     if blocks == 0:
         return 0
+    if kind == "ort":
+        return ort_running_bytes(spec, context, slots)
     prompt, outputs = _prompt_bytes(spec, kind, blocks, precision, context, threads)
     growing = kv_growth_bytes(spec, context, slots, value_bytes(precision, kind))
     if spec.family != WHOLE_PROMPT_FAMILY:
@@ -185,6 +203,8 @@ def loading_bytes(
 
     One copy of fp32 weights, two of int8 and int4 (measured with MNN 3.6.1 on x86).
     """
+    if kind == "ort":
+        return 0  # files are mapped
     copies = [0]
     if blocks:
         copies.append(_loading_copy_bytes(block_matrices(spec), precision, kind))
@@ -280,5 +300,5 @@ def stage_memory(
         lm_head_bytes=held_lm_head_bytes(spec, lm_head_precision, kind) if lm_head_precision else 0,
         kv_cache_bytes=kv_cache,
         workspace_bytes=max(running, loading),
-        runtime_bytes=CPU_WORKER_BYTES if kind == "cpu" else CUDA_CONTEXT_BYTES,
+        runtime_bytes=_RUNTIME_BYTES[kind],
     )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from scheduler.advice import common_notes, notes_on_fit, notes_on_rule
 from scheduler.choose import Devices, choose
-from scheduler.cost import Speeds, StageParts, device_kind
+from scheduler.cost import Speeds, StageParts, decode_seconds, device_kind
+from scheduler.cpu_backend import backend_set_by, note_on_choice, with_cpu_backends
 from scheduler.estimates import estimated_speeds
 from scheduler.fit_document import fit_document
 from scheduler.free_memory import FreeMemory, free_of_gpus, free_of_ram
@@ -46,13 +47,12 @@ def make_plan(request: PlanRequest, host: Host | None = None, speeds: Speeds | N
         notes = [*chosen.notes, *notes_on_fit(stages, devices)]
         warnings = warnings_on(settled, None, stages, budget)
     else:
-        settled = request
         decision = decide(request, host)
-        stages = _stages(request, parts_by_rule(request, decision), devices)
-        budget = _ram_budget(request, stages, devices)
-        document = decision_document(request, decision)
-        notes = notes_on_rule(request, decision)
-        warnings = warnings_on(request, decision, stages, budget)
+        settled, stages, budget = _by_rule(request, decision, devices)
+        document = decision_document(settled, decision)
+        notes = notes_on_rule(settled, decision)
+        warnings = warnings_on(settled, decision, stages, budget)
+    document["cpu_backend_set_by"] = backend_set_by(request, settled)
     spec = settled.model
     on_gpus = sum(len(stage.blocks) for stage in stages if stage.device != "cpu")
     return Plan(
@@ -66,7 +66,11 @@ def make_plan(request: PlanRequest, host: Host | None = None, speeds: Speeds | N
         context_tokens=settled.context_tokens,
         slots=settled.slots,
         decision=document,
-        notes=[*notes, *common_notes(settled, stages, devices.gpus, host)],
+        notes=[
+            *notes,
+            *note_on_choice(request, settled, stages, devices.speeds),
+            *common_notes(settled, stages, devices.gpus, host),
+        ],
         warnings=warnings,
         command=run_command(settled) if spec.family in RUNNABLE_FAMILIES else None,
         speed=predict_speed(stages, spec, devices.speeds, settled.context_tokens, settled.slots),
@@ -81,7 +85,8 @@ def planning_devices(
     if speeds is None or not all(gpu.device in speeds.devices for gpu in gpus):
         estimated = estimated_speeds(host, [gpu.device for gpu in gpus])
         known = speeds.devices if speeds else {}
-        speeds = Speeds({**estimated.devices, **known}, speeds.hop if speeds else estimated.hop)
+        hop, backends = (speeds.hop, speeds.backends) if speeds else (estimated.hop, {})
+        speeds = Speeds({**estimated.devices, **known}, hop, backends)
     threads = host.cpu.usable_cores if host else ASSUMED_THREADS
     return Devices(gpus, free_of_ram(request, host), speeds, threads)
 
@@ -97,7 +102,26 @@ def parts_by_rule(request: PlanRequest, decision: Decision) -> list[StageParts]:
     ]
     first = request.model.blocks - on_cpu
     rest = range(first, first + on_cpu)
-    return [*stages, StageParts("cpu", request.cpu_precision, rest, request.cpu_precision)]
+    cpu = request.cpu_precision
+    return [*stages, StageParts("cpu", cpu, rest, cpu, request.cpu_backend or "")]
+
+
+def _by_rule(
+    request: PlanRequest, decision: Decision, devices: Devices
+) -> tuple[PlanRequest, list[Stage], RamBudget]:
+    """The rule's stages, the CPU's on the faster of the backends that fit the RAM."""
+
+    def placed(candidate: PlanRequest) -> tuple[PlanRequest, list[Stage], RamBudget]:
+        stages = _stages(candidate, parts_by_rule(candidate, decision), devices)
+        return candidate, stages, _ram_budget(candidate, stages, devices)
+
+    def order(one: tuple[PlanRequest, list[Stage], RamBudget]) -> tuple[bool, float]:
+        _, stages, ram = one
+        short = ram.available_bytes is not None and ram.needed_bytes > ram.available_bytes
+        spec, context, slots = request.model, request.context_tokens, request.slots
+        return short, decode_seconds(stages, spec, devices.speeds, context, slots).total_seconds
+
+    return min(map(placed, with_cpu_backends(request, devices.speeds)), key=order)
 
 
 def _stages(request: PlanRequest, parts: Sequence[StageParts], devices: Devices) -> list[Stage]:
@@ -116,13 +140,15 @@ def _stage(request: PlanRequest, parts: StageParts, free: FreeMemory, threads: i
     on_gpu = parts.device != "cpu"
     return Stage(
         device=parts.device,
-        backend=free.backend,
+        backend=parts.backend or free.backend,
         precision=parts.precision,
         first_block=parts.blocks[0] if parts.blocks else None,
         last_block=parts.blocks[-1] if parts.blocks else None,
         lm_head=parts.lm_head_precision is not None,
         lm_head_precision=parts.lm_head_precision,
-        memory=stage_memory(request.model, device_kind(parts.device), *contents, threads),
+        memory=stage_memory(
+            request.model, device_kind(parts.device, parts.backend), *contents, threads
+        ),
         host_bytes=gpu_host_bytes(request.model, *contents) if on_gpu else 0,
         free_bytes=free.free_bytes,
         free_provenance=free.provenance,

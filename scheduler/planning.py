@@ -51,10 +51,12 @@ class Planning:
         spec: ModelSpec,
         bundle: str | None = None,
         stored: frozenset[Precision] | None = None,
+        ort_precisions: frozenset[Precision] = frozenset(),
     ) -> PlanRequest:
         """What to ask the planner.
 
-        `bundle` is the directory that the plan's command shall name, `stored` the precisions in it.
+        `bundle` is the directory that the plan's command shall name, `stored` the precisions in it,
+        `ort_precisions` those at which ONNX Runtime may be chosen for the CPU.
         """
         from scheduler.request import PlanRequest
 
@@ -83,6 +85,7 @@ class Planning:
             stored=stored,
             gpu_backend=self.gpu_backend,
             cpu_backend=self.cpu_backend,
+            ort_precisions=ort_precisions,
         )
 
     def plan(
@@ -90,12 +93,13 @@ class Planning:
         spec: ModelSpec,
         bundle: str | None = None,
         stored: frozenset[Precision] | None = None,
+        ort_precisions: frozenset[Precision] = frozenset(),
     ) -> Plan:
         """Measure this host, except what the user named or stated, and plan; see `request`."""
         from scheduler.planner import make_plan
 
         host, speeds = self.machine()
-        return make_plan(self.request(spec, bundle, stored), host, speeds)
+        return make_plan(self.request(spec, bundle, stored, ort_precisions), host, speeds)
 
     def machine(self) -> tuple[Host, Speeds | None]:
         """The host to plan for, and its speeds where more is known than the probe finds."""

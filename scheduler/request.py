@@ -35,7 +35,9 @@ class PlanRequest:
     may settle itself. `bundle` is the directory that the plan's command shall name (None: the model
     ships with glm-plan), `machine_words` the flags that describe a machine that is not here,
     `stored` the precisions that the bundle holds, among which `fit` chooses (None: any).
-    `gpu_backend` and `cpu_backend` overrule what the host's devices would be run by.
+    `gpu_backend` and `cpu_backend` overrule what the host's devices would be run by. Where
+    `cpu_backend` is None and the CPU's precision is one of `ort_precisions`, the planner may choose
+    ONNX Runtime for the CPU, see `scheduler.cpu_backend`.
     """
 
     model: ModelSpec
@@ -55,6 +57,7 @@ class PlanRequest:
     stored: frozenset[Precision] | None = None
     gpu_backend: str | None = None
     cpu_backend: str | None = None
+    ort_precisions: frozenset[Precision] = frozenset()
 
     @property
     def context_tokens(self) -> int:

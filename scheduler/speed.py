@@ -24,7 +24,7 @@ def predict_speed(
     prompt = min(DEFAULT_PROMPT, context)
     decode = decode_seconds(stages, spec, speeds, context, slots)
     prefill = prefill_seconds(stages, spec, speeds, prompt)
-    constants = [speeds.devices[stage.device] for stage in stages]
+    constants = [speeds.of(stage.device, stage.backend) for stage in stages]
     return PlanSpeed(
         context_tokens=context,
         slots=slots,

@@ -30,6 +30,7 @@ DISTRIBUTIONS = {
 _SHAPE_OPERATORS = frozenset(
     {"Cast", "Concat", "Constant", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}
 )
+_HOST_KINDS = frozenset({"cpu", "openvino"})  # compute in the memory of this process
 _ERRORS_ONLY, _NOTHING = 3, 4
 _OPTIONS = {
     # TF32 has ten bits of mantissa; an arena that doubles takes more than was planned.
@@ -76,6 +77,12 @@ def open_session(model: Path | bytes, kind: str, threads: int, folder: Path | No
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Every block is a session; arenas would keep the scratch of the longest prompt in each.
     options.enable_cpu_mem_arena = False
+    if kind in _HOST_KINDS:
+        # One allocation for a whole prompt took up to 1.6 times what is alive at once.
+        options.enable_mem_pattern = False
+        if isinstance(model, Path) and not _is_quantised(model):
+            # Packed copies of fp32 weights would not fit where mapped ones are merely paged.
+            options.add_session_config_entry("session.disable_prepacking", "1")
     if kind == "directml":  # its documentation demands this
         options.enable_mem_pattern = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -98,6 +105,14 @@ def open_session(model: Path | bytes, kind: str, threads: int, folder: Path | No
         ) from error
     require_placement(session, kind, name)
     return session
+
+
+def _is_quantised(model: Path) -> bool:
+    """Whether a graph has products with int8 or int4 weights, which only packed ones do fast."""
+    try:
+        return b"MatMulNBits" in model.read_bytes()
+    except OSError:
+        return False  # loading says what is wrong
 
 
 def require_placement(session: Any, kind: str, name: str) -> None:

@@ -11,6 +11,7 @@ from runtime.bench.document import Bench
 from runtime.bench.measure import Question, figure, measure_case
 from runtime.calibrate.rig import read_ram
 from runtime.engine import Engine
+from scheduler.cost import device_kind
 from scheduler.hardware import Cpu
 from scheduler.memory import held_block_bytes, held_lm_head_bytes
 from scheduler.model import ModelSpec, block_kv_bytes_per_token
@@ -67,7 +68,8 @@ def step_bytes(plan: Plan, spec: ModelSpec, question: Question) -> int:
     cache = tokens * question.requests * block_kv_bytes_per_token(spec, 4)
     total = 0
     for stage in plan.stages:
-        total += len(stage.blocks) * (held_block_bytes(spec, stage.precision, "cpu") + cache)
+        kind = device_kind("cpu", stage.backend)
+        total += len(stage.blocks) * (held_block_bytes(spec, stage.precision, kind) + cache)
         if stage.lm_head_precision is not None:
-            total += held_lm_head_bytes(spec, stage.lm_head_precision, "cpu")
+            total += held_lm_head_bytes(spec, stage.lm_head_precision, kind)
     return total

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from runtime.calibrate.rig import Shot
 from scheduler.cost import DeviceSpeed, HopSpeed, WeightSpeed, read_block_bytes, read_lm_head_bytes
+from scheduler.memory import DeviceKind
 from scheduler.model import ModelSpec, block_flops_per_token, block_kv_bytes_per_token
 from scheduler.plan import Precision
 from scheduler.slots import GROUP_ROWS, KV_FIRST_STEP, kv_capacity
@@ -22,11 +23,16 @@ _SHARES = [step / 100 for step in range(101)]
 
 
 def fit_cpu(
-    spec: ModelSpec, blocks: Medians, heads: Mapping[Precision, float], overhead: float, source: str
+    spec: ModelSpec,
+    kind: DeviceKind,
+    blocks: Medians,
+    heads: Mapping[Precision, float],
+    overhead: float,
+    source: str,
 ) -> DeviceSpeed:
     """Fit a CPU from seconds per block by shot, of lm_head with one row, and of a tiny block.
 
-    fp16 is held as fp32 there and gets its constants.
+    `kind` is that of the engine. fp16 is held as fp32 there and gets its constants.
     """
     decode = {
         precision: {shot: s for (one, shot), s in blocks.items() if one == precision}
@@ -39,7 +45,7 @@ def fit_cpu(
     flops: dict[Precision, float] = {}
     for precision, shots in decode.items():
         rates[precision] = statistics.median(
-            read_block_bytes(spec, precision, "cpu")
+            read_block_bytes(spec, precision, kind)
             / max(seconds - overhead - _kv_bytes(spec, shot) / kv_rate, 0.1 * seconds)
             for shot, seconds in shots.items()
             if shot.rows == 1 and not shot.is_prompt
@@ -49,12 +55,12 @@ def fit_cpu(
             for shot, seconds in shots.items()
             if shot.is_prompt
         )
-    per_pass, shares = _rows(spec, decode, rates, kv_rate, overhead)
+    per_pass, shares = _rows(spec, kind, decode, rates, kv_rate, overhead)
     weights = {
         precision: WeightSpeed(
             bytes_per_second=rates[precision],
             extra_row_share=shares[precision],
-            lm_head_bytes_per_second=read_lm_head_bytes(spec, precision, "cpu")
+            lm_head_bytes_per_second=read_lm_head_bytes(spec, precision, kind)
             / max(heads[precision] - overhead, 0.1 * heads[precision]),
             flops_per_second=flops[precision],
         )
@@ -104,6 +110,7 @@ def _kv_rate(spec: ModelSpec, decode: Mapping[Precision, Mapping[Shot, float]]) 
 
 def _rows(
     spec: ModelSpec,
+    kind: DeviceKind,
     decode: Mapping[Precision, Mapping[Shot, float]],
     rates: Mapping[Precision, float],
     kv_rate: float,
@@ -115,7 +122,7 @@ def _rows(
         shares: dict[Precision, float] = {}
         error = 0.0
         for precision, shots in decode.items():
-            reading = read_block_bytes(spec, precision, "cpu") / rates[precision]
+            reading = read_block_bytes(spec, precision, kind) / rates[precision]
 
             def off(
                 share: float,

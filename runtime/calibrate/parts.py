@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 
+from scheduler.backend_names import Engine
+from scheduler.cost import device_kind
 from scheduler.errors import UserInputError
 from scheduler.file_lock import LockedError, hold_lock
 from scheduler.memory import held_block_bytes, loading_bytes
@@ -27,16 +29,24 @@ WIDTHS = (4096, 2048, 1024, 512)
 HEAD_DIM = 128
 ROWS_PER_WIDTH = 4  # rows of the lm_head-like matrix: 16,384 at width 4,096
 _UNFINISHED = ".making-"
-_GRAPH_SOURCES = ("block_graph.py", "onnx_graph.py", "converter.py")
+_SOURCES: dict[Engine, tuple[str, ...]] = {
+    "mnn": ("block_graph.py", "onnx_graph.py", "converter.py"),
+    "ort": ("block_graph.py", "onnx_graph.py", "ort_encode.py", "ort_quantise.py"),
+}
 # The converter's peak over the fp32 weights of a block, and the loaded blocks of all precisions.
 _RAM_SHARE = 0.5
 
+_PARTS = ("block", "lm_head")
+_SUFFIXES: dict[Engine, str] = {"mnn": ".mnn", "ort": ".onnx"}
+
 OnPart = Callable[[str], None]
+Encoded = tuple[Engine, Precision]
+"""What stores a part: ``("ort", "int4")``."""
 
 
 @dataclass(frozen=True)
 class PartFiles:
-    """One block and one head of a precision, as MNN opens them."""
+    """One block and one head of a precision, as one engine opens them."""
 
     block: Path
     lm_head: Path
@@ -66,14 +76,19 @@ def block_spec(width: int) -> ModelSpec:
     )
 
 
-def choose_width(available_bytes: int) -> int:
+def choose_width(available_bytes: int, engines: Iterable[Engine] = ("mnn",)) -> int:
     """The widest block whose measurement takes at most half of the free RAM.
 
     Raises UserInputError where even the narrowest does not fit.
     """
+    kinds = [device_kind("cpu", f"{engine}:cpu") for engine in engines]
     for width in WIDTHS:
         spec = block_spec(width)
-        held = sum(2 * held_block_bytes(spec, one, "cpu") for one in ("fp32", "int8", "int4"))
+        held = sum(
+            2 * held_block_bytes(spec, one, kind)
+            for one in ("fp32", "int8", "int4")
+            for kind in kinds
+        )
         if held + loading_bytes(spec, "cpu", 1, "fp32", "fp32") <= _RAM_SHARE * available_bytes:
             return width
     raise UserInputError(
@@ -97,30 +112,36 @@ def cache_dir() -> Path:
 
 
 def calibration_parts(
-    width: int, precisions: Iterable[Precision], on_part: OnPart = lambda _: None
-) -> dict[Precision, PartFiles]:
+    width: int, wanted: Iterable[Encoded], on_part: OnPart = lambda _: None
+) -> dict[Encoded, PartFiles]:
     """Find the parts in the cache, or make them there; those of other graphs or engines go.
 
     Raises UserInputError without the extra `export` or disk, BundleError for the converter.
     """
     shelf = cache_dir() / "calibration"
     folder = shelf / _fingerprint() / f"width-{width}"
-    wanted = list(precisions)
-    missing = [one for one in wanted if not (folder / one).is_dir()]
+    encoded = list(wanted)
+    missing = [one for one in encoded if not (folder / _name(one)).is_dir()]
     if missing:
         _require_extra()
         _make_alone(shelf, folder, width, missing, on_part)
     return {
-        one: PartFiles(folder / one / "block.mnn", folder / one / "lm_head.mnn") for one in wanted
+        one: PartFiles(*(folder / _name(one) / f"{part}{_SUFFIXES[one[0]]}" for part in _PARTS))
+        for one in encoded
     }
 
 
+def _name(encoded: Encoded) -> str:
+    return "-".join(encoded)
+
+
 def _fingerprint() -> str:
-    """Names the graph and the engine, so that parts of an older program are not measured."""
+    """Names the graph and the encodings, so that parts of an older program are not measured."""
     digest = hashlib.sha256()
     sources = Path(__file__).parents[1] / "export"
-    for name in _GRAPH_SOURCES:
-        digest.update((sources / name).read_bytes())
+    for names in _SOURCES.values():
+        for name in names:
+            digest.update((sources / name).read_bytes())
     with contextlib.suppress(PackageNotFoundError):
         digest.update(version("MNN").encode())
     return digest.hexdigest()[:16]
@@ -134,15 +155,16 @@ def _require_extra() -> None:
 
 
 def _make_alone(
-    shelf: Path, folder: Path, width: int, precisions: list[Precision], on_part: OnPart
+    shelf: Path, folder: Path, width: int, wanted: list[Encoded], on_part: OnPart
 ) -> None:
     """Make parts while no other process does, with room for them."""
     try:
         make_folder(folder.parent)
         with hold_lock(shelf / ".lock"):
-            missing = [one for one in precisions if not (folder / one).is_dir()]
+            missing = [one for one in wanted if not (folder / _name(one)).is_dir()]
             if missing:
-                _make_room(shelf, folder, block_spec(width), missing)
+                precisions = [precision for _, precision in missing]
+                _make_room(shelf, folder, block_spec(width), precisions)
                 _make(folder, width, missing, on_part)
     except LockedError:
         raise UserInputError(
@@ -155,15 +177,12 @@ def _make_alone(
         ) from None
 
 
-def _make(folder: Path, width: int, precisions: list[Precision], on_part: OnPart) -> None:
+def _make(folder: Path, width: int, missing: list[Encoded], on_part: OnPart) -> None:
     from runtime.calibrate.random_parts import random_block, random_head
     from runtime.export.block_graph import write_block, write_lm_head
-    from runtime.export.converter import convert
     from runtime.export.publish import publish
-    from runtime.export.request import choose_encodings
 
     spec = block_spec(width)
-    encodings = choose_encodings(spec, tuple(precisions), None)
     with TemporaryDirectory(dir=folder.parent, prefix=_UNFINISHED) as scratch:
         graphs = Path(scratch)
         on_part("random weights")
@@ -171,16 +190,33 @@ def _make(folder: Path, width: int, precisions: list[Precision], on_part: OnPart
             graphs / "block.onnx", random_block(spec), heads=spec.heads, layernorm_epsilon=1e-5
         )
         write_lm_head(graphs / "lm_head.onnx", random_head(spec), layernorm_epsilon=1e-5)
-        for encoding in encodings:
-            made = graphs / encoding.precision
+        for encoded in missing:
+            made = graphs / _name(encoded)
             made.mkdir()
-            for part, size in (("block", block_bytes), ("lm_head", lm_head_bytes)):
-                on_part(f"{part} {encoding.precision}")
-                least = size(spec, encoding.precision, encoding.weight_block)
-                convert(graphs / f"{part}.onnx", made / f"{part}.mnn", encoding, least, Event())
+            for part in _PARTS:
+                on_part(f"{part} {encoded[1]}")
+                _store(
+                    graphs / f"{part}.onnx", made / f"{part}{_SUFFIXES[encoded[0]]}", spec, encoded
+                )
             for file in made.iterdir():
                 sync_file(file)
-            publish(made, folder / encoding.precision)
+            publish(made, folder / _name(encoded))
+
+
+def _store(graph: Path, out: Path, spec: ModelSpec, encoded: Encoded) -> None:
+    """A part's graph as its engine reads it."""
+    from runtime.export.converter import convert
+    from runtime.export.ort_encode import encode
+    from runtime.export.ort_encodings import ort_encodings
+    from runtime.export.request import choose_encodings
+
+    engine, precision = encoded
+    if engine == "ort":
+        encode(graph, out, *ort_encodings(spec, (precision,), None))
+        return
+    (encoding,) = choose_encodings(spec, (precision,), None)
+    size = block_bytes if out.stem == "block" else lm_head_bytes
+    convert(graph, out, encoding, size(spec, precision, encoding.weight_block), Event())
 
 
 def _make_room(shelf: Path, folder: Path, spec: ModelSpec, precisions: list[Precision]) -> None:

@@ -51,13 +51,20 @@ class Rig:
     """
 
     def __init__(
-        self, spec: ModelSpec, parts: PartFiles, *, threads: int, copies: int = 1, stages: int = 1
+        self,
+        spec: ModelSpec,
+        parts: PartFiles,
+        *,
+        threads: int,
+        copies: int = 1,
+        stages: int = 1,
+        backend: str = "mnn:cpu",
     ) -> None:
         launches = [
             StageLaunch(
                 device="cpu",
-                asked_backend="mnn:cpu",
-                backend="mnn:cpu",
+                asked_backend=backend,
+                backend=backend,
                 cuda_device=None,
                 threads=threads,
                 block_files=tuple((number, parts.block) for number in range(copies)),

@@ -53,7 +53,9 @@ def command(
 ) -> None:
     """Measure how fast this machine runs real blocks; plans then say "calibrated".
 
-    Takes about two minutes, less when repeated: the blocks are kept. With --from, constants are
+    Where ONNX Runtime is installed, it is measured beside MNN, and --policy fit and bundles with
+    files for both take the faster one. Takes about two minutes, less when repeated: the blocks are
+    kept. With --from, constants are
     fitted to measurements of another machine, two splits at least; --host NAME plans with them.
 
     \b
@@ -111,7 +113,9 @@ def _measure(name: str, width: int | None) -> HostProfile:
     from rich.console import Console
     from rich.progress import Progress
 
+    from runtime.backends.ort_proof import prove_ort
     from runtime.calibrate.parts import choose_width
+    from scheduler.backend_names import Engine
     from scheduler.probe.cpu import probe_cpu
 
     if find_spec("MNN") is None:
@@ -119,12 +123,16 @@ def _measure(name: str, width: int | None) -> HostProfile:
     from runtime.calibrate.measure import calibrate
 
     cpu, _notes = probe_cpu(Path("/"), sys.platform)
+    engines: tuple[Engine, ...] = ("mnn",)
+    if find_spec("onnxruntime") and "ort:cpu" in prove_ort(("cpu",)).working:
+        engines = ("mnn", "ort")
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
         return calibrate(
             cpu,
             name,
-            width or choose_width(cpu.available_bytes),
+            width or choose_width(cpu.available_bytes, engines),
+            engines,
             lambda what, share: bar.update(task, description=what, completed=share),
         )
 

@@ -30,7 +30,7 @@ def show(profile: HostProfile, path: Path, fit: SplitFit | None) -> None:
         ),
         "Medians; the spread is the interquartile range over the median.",
     )
-    for name, device in sorted(profile.devices.items()):
+    for name, device in [*sorted(profile.devices.items()), *profile.backends.items()]:
         rates = {"all": device.bandwidth_bytes_per_second} | {
             precision: rate.bytes_per_second for precision, rate in device.weights.items()
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
 import click
 
@@ -130,7 +130,12 @@ def _plan_cluster(
 
 def _question(planning: Planning, bundle_dir: Path | None) -> tuple[PlanRequest, str | None]:
     """What to ask the planner, and the command that gets the model where it is not here yet."""
-    from runtime.cli.target import as_stored, refuse_model_beside_bundle, stored_precisions
+    from runtime.cli.target import (
+        as_stored,
+        ort_choices,
+        refuse_model_beside_bundle,
+        stored_precisions,
+    )
 
     if bundle_dir is None:
         from runtime.model_store import find_model
@@ -148,20 +153,23 @@ def _question(planning: Planning, bundle_dir: Path | None) -> tuple[PlanRequest,
     bundle = open_model(bundle_dir)
     planning = as_stored(planning, bundle)
     spec = spec_of_bundle(bundle)
-    return planning.request(spec, named, stored_precisions(bundle, planning.engines)), None
+    stored = stored_precisions(bundle, planning.engines)
+    return planning.request(spec, named, stored, ort_choices(bundle)), None
 
 
 def _question_of_profile(planning: Planning, model: StoredModel) -> tuple[PlanRequest, str | None]:
     """The question about a model that has not been exported into the store."""
     from runtime.model_store import repository_of, spec_of_model
+    from scheduler.plan import Precision
 
     spec = spec_of_model(model)
+    choices = frozenset(get_args(Precision)) if planning.policy == "fit" else frozenset()
+    request = planning.request(spec, ort_precisions=choices)
     if model.bundle or model.checkpoint:
-        return planning.request(spec), None
+        return request, None
     if repository_of(model.name):
-        return planning.request(spec), f"glm-plan pull {model.name}"
-    before = f"glm-plan export CHECKPOINT --name {model.name}"
-    return planning.request(spec), before
+        return request, f"glm-plan pull {model.name}"
+    return request, f"glm-plan export CHECKPOINT --name {model.name}"
 
 
 def _show_table(request: PlanRequest, plan: Plan, devices: Devices, as_json: bool) -> None:

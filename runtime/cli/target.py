@@ -95,7 +95,8 @@ def target_of(
         directory = str(bundle_dir) if bundle_dir else None
         planning = as_stored(planning, bundle)
         stored = stored_precisions(bundle, planning.engines)
-        return planning.plan(spec, directory, stored), spec, bundle
+        choices = ort_choices(bundle)
+        return planning.plan(spec, directory, stored, choices), spec, bundle
     if (plan.model, plan.gpu_blocks + plan.cpu_blocks) != (spec.name, spec.blocks):
         raise UserInputError(
             f"{plan_file} plans {plan.model} with {plan.gpu_blocks + plan.cpu_blocks} blocks and"
@@ -153,6 +154,13 @@ def stored_precisions(bundle: Bundle, engines: Collection[Engine]) -> frozenset[
     return frozenset.intersection(
         *(served_precisions(part, engine) for part in bundle.manifest.parts for engine in engines)
     )
+
+
+def ort_choices(bundle: Bundle) -> frozenset[Precision]:
+    """The precisions that ONNX Runtime serves from this bundle; fp16 files serve fp32."""
+    engine: Engine = "ort"
+    stored = stored_precisions(bundle, [engine])
+    return stored | {"fp32"} if "fp16" in stored else stored
 
 
 def _wanted_precisions(planning: Planning, plan: Plan | None) -> list[Precision]:

@@ -3,7 +3,8 @@
 `python -m tests.bench.memory_validation FOLDER` runs every configuration through the real pipeline
 and prints Markdown tables; a bundle of four blocks is made in FOLDER first, in several minutes and
 12 GB. Stages planned for a GPU run on the CPU where there is none, and are predicted as such.
-`--speed` predicts from the newest `glm-plan calibrate` of this machine. Linux only.
+`--speed` predicts from the newest `glm-plan calibrate` of this machine, `--backend ort:cpu` runs
+all stages on ONNX Runtime instead of MNN. Linux only.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import click
 import psutil
 
+from scheduler.backend_names import engines_of
 from scheduler.plan import Precision
 from scheduler.units import MIB
 from tests.bench.one_run import Question
@@ -95,24 +97,39 @@ SPEED_HEADINGS = (
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--runs", default=5, show_default=True, help="Of each configuration.")
 @click.option("--speed", is_flag=True, help="Compare decode times instead of memory.")
+@click.option("--backend", default="mnn:cpu", show_default=True, help="Of all stages.")
 @click.option("--row", "rows", type=int, multiple=True, help="Only this row, from 1; repeatable.")
-def main(folder: Path, runs: int, speed: bool, rows: tuple[int, ...]) -> None:
+def main(folder: Path, runs: int, speed: bool, backend: str, rows: tuple[int, ...]) -> None:
     """Measure every configuration and print a table, row by row.
 
     Runs of memory follow one another; those of speed are interleaved, since a machine drifts.
     """
-    bundle = wide_bundle(folder, SHAPE)
+    bundle = wide_bundle(folder, SHAPE, engines_of([backend]))
     chosen = SPEED if speed else MEMORY
     chosen = tuple(one for number, one in enumerate(chosen, 1) if not rows or number in rows)
     questions = [
-        Question(str(bundle.path), gpu, cpu, blocks, context, context - steps, steps, slots, speed)
+        Question(
+            str(bundle.path),
+            gpu,
+            cpu,
+            blocks,
+            context,
+            context - steps,
+            steps,
+            slots,
+            speed,
+            backend,
+        )
         for gpu, cpu, blocks, context, slots in chosen
         for steps in [SPEED_STEPS if speed else NEW_TOKENS]
     ]
     order = [question for question in questions for _ in range(runs)]
     if speed:
         order = questions * runs
-    print(f"{datetime.now(timezone.utc):%Y-%m-%d}, {runs} runs each, medians\n", flush=True)
+    print(
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, {backend}, {runs} runs each, medians\n",
+        flush=True,
+    )
     headings = SPEED_HEADINGS if speed else MEMORY_HEADINGS
     print_row(headings)
     print_row(["---"] * len(headings))

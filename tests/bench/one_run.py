@@ -21,7 +21,7 @@ from runtime.engine import Generation
 from runtime.launch import ram_needed
 from runtime.sampling import Sampling
 from scheduler.calibrated import with_calibration
-from scheduler.cost import StageParts, decode_seconds
+from scheduler.cost import StageParts, decode_seconds, device_kind
 from scheduler.memory import stage_memory
 from scheduler.model import ModelSpec
 from scheduler.plan import Precision
@@ -43,6 +43,7 @@ class Question:
     new_tokens: int
     slots: int
     predict_step: bool  # by this machine's calibration
+    backend: str = "mnn:cpu"  # of all stages
 
 
 def answer(question: Question) -> dict[str, object]:
@@ -56,6 +57,9 @@ def answer(question: Question) -> dict[str, object]:
         gpu_blocks=question.gpu_blocks,
         context=question.context,
         slots=question.slots,
+        # Stages planned for a GPU fall back to MNN unless ONNX Runtime is named for them.
+        gpu_backend=None if question.backend == "mnn:cpu" else question.backend,
+        cpu_backend=question.backend,
     )
     plan = make_plan(request, probe_host())
     ids = [7 + number % 50 for number in range(question.prompt_tokens)]
@@ -81,7 +85,7 @@ def answer(question: Question) -> dict[str, object]:
                 {
                     "predicted_bytes": stage_memory(
                         spec,
-                        "cpu",
+                        device_kind("cpu", launch.backend),
                         len(stage.blocks),
                         stage.precision,
                         stage.lm_head_precision,
@@ -92,7 +96,8 @@ def answer(question: Question) -> dict[str, object]:
                     # Hidden states are counted once for all; pages of libraries are shared.
                     "peak_bytes": _counted(pid, "status", "VmHWM")
                     - _counted(pid, "status", "RssShmem")
-                    - _counted(pid, "status", "RssFile"),
+                    - _counted(pid, "status", "RssFile")
+                    + mapped_bytes(pid, bundle.path),
                 }
                 for stage, launch, pid in zip(plan.stages, session.launches, workers, strict=True)
             ],
@@ -103,6 +108,18 @@ def answer(question: Question) -> dict[str, object]:
             if question.predict_step
             else None,
         }
+
+
+def mapped_bytes(pid: int, folder: Path) -> int:
+    """Resident bytes of a bundle's files in a process: weights that are read where they lie."""
+    total, counting = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            counting = " ".join(rest[4:]).startswith(str(folder.resolve()))
+        elif counting and first == "Rss:":
+            total += int(rest[0]) * 1024
+    return total
 
 
 def _most_needed(blocks: int, later: int) -> int:
@@ -118,8 +135,9 @@ def _step(question: Question, blocks: int, spec: ModelSpec, request: PlanRequest
     """Predict a step with every stage on the CPU, where this bench runs them all."""
     _host, speeds = with_calibration(probe_host(), None, None, (), True, 1)
     first, second = range(question.gpu_blocks), range(question.gpu_blocks, blocks)
-    stages = [StageParts("cpu", request.gpu_precision, first)] if first else []
-    stages.append(StageParts("cpu", request.cpu_precision, second, request.cpu_precision))
+    gpu, cpu, backend = request.gpu_precision, request.cpu_precision, question.backend
+    stages = [StageParts("cpu", gpu, first, None, backend)] if first else []
+    stages.append(StageParts("cpu", cpu, second, cpu, backend))
     assert speeds is not None, "run glm-plan calibrate first"
     return decode_seconds(stages, spec, speeds, question.context).total_seconds
 

@@ -111,7 +111,8 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     if bundle is None:
         engines = tuple({cast("Engine", one.partition(":")[0]): None for one in backends})
-        bundle = repeated_bundle(folder / f"bundle-{precision}", precision, engines)
+        name = "-".join(["bundle", precision, *(one for one in engines if one != "mnn")])
+        bundle = repeated_bundle(folder / name, precision, engines)
     ours = {}
     for backend in backends:
         for count in slots:

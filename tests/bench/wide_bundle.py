@@ -11,13 +11,19 @@ from safetensors.numpy import save_file
 from runtime.bundle import Bundle, open_bundle
 from runtime.export.exporter import export_bundle
 from runtime.export.request import ExportRequest
+from scheduler.backend_names import Engine
 from scheduler.plan import Precision
 from tests.support.chatglm_checkpoint import Shape, config_for, write_tokenizer
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4")
 
 
-def wide_bundle(folder: Path, shape: Shape) -> Bundle:
+def wide_bundle(
+    folder: Path,
+    shape: Shape,
+    engines: tuple[Engine, ...] = ("mnn",),
+    precisions: tuple[Precision, ...] = PRECISIONS,
+) -> Bundle:
     """Open the bundle in `folder`, or make it there first: 5 GB of files and minutes at width 4096.
 
     Its checkpoint is written beside it, fp16, one block in memory at a time.
@@ -25,7 +31,9 @@ def wide_bundle(folder: Path, shape: Shape) -> Bundle:
     if not folder.exists():
         checkpoint = folder.with_name(f"{folder.name}-checkpoint")
         write_wide_checkpoint(checkpoint, shape)
-        export_bundle(ExportRequest(checkpoint, folder, PRECISIONS, jobs=1, name=folder.name))
+        export_bundle(
+            ExportRequest(checkpoint, folder, precisions, jobs=1, name=folder.name, engines=engines)
+        )
     return open_bundle(folder)
 
 

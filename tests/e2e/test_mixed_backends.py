@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime.bundle import Bundle, open_bundle
@@ -18,11 +19,14 @@ from runtime.export.exporter import export_bundle
 from runtime.export.request import ExportRequest
 from runtime.launch import launches_of
 from runtime.sampling import Sampling
+from runtime.stage import Step
+from runtime.step_inputs import Row
 from scheduler.plan import Precision
 from scheduler.planner import make_plan
 from scheduler.request import PlanRequest
+from tests.reference import chatglm_numpy
 from tests.support import webgpu
-from tests.support.mixed_bundle import SHAPE, export_mixed
+from tests.support.mixed_bundle import SHAPE, export_mixed, stage_of
 from tests.support.tiny import TINY_CHECKPOINT
 
 pytest.importorskip("onnxruntime")
@@ -32,9 +36,21 @@ CONTEXT = 192
 HOST_BACKENDS = ("mnn:cpu", "ort:cpu")
 
 
+# Relative error of logits after three random blocks against NumPy at the checkpoint's precision.
+# Each engine alone loses at most as much (tests/runtime/backends/test_ort.py).
+TOLERANCE: dict[Precision, float] = {"fp32": 2e-5, "int8": 4e-2, "int4": 0.3}
+
+
 @pytest.fixture(scope="module")
-def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export_mixed(tmp_path_factory.mktemp("mixed"))[0]
+def random_model(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Bundle, chatglm_numpy.Model]:
+    return export_mixed(tmp_path_factory.mktemp("mixed"))
+
+
+@pytest.fixture(scope="module")
+def random_bundle(random_model: tuple[Bundle, chatglm_numpy.Model]) -> Bundle:
+    return random_model[0]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +94,37 @@ def test_any_mix_on_the_cpu_gives_the_same_tokens(random_bundle: Bundle) -> None
     for first, second in itertools.product(HOST_BACKENDS, HOST_BACKENDS):
         for gpu_blocks in range(SHAPE.blocks + 1):
             assert generated(random_bundle, first, second, gpu_blocks) == whole
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_any_mix_loses_no_more_than_its_engines(
+    random_model: tuple[Bundle, chatglm_numpy.Model], precision: Precision
+) -> None:
+    bundle, model = random_model
+    tokens = bundle.manifest.tokens
+    assert tokens is not None
+    # A prompt below 64 tokens and steps behind it, across the growth of the cache.
+    ids = [*range(20, 78), tokens.gmask, tokens.bos, 11, 22, 33, 44, 55, 66]
+    expected = chatglm_numpy.forward(model, ids)
+    hidden = expected.hidden[0].astype(np.float32)[None]
+    start, names = 60, [f"block_{number}" for number in range(SHAPE.blocks)]
+    for first, second in itertools.product(HOST_BACKENDS, HOST_BACKENDS):
+        for cut in range(SHAPE.blocks + 1):
+            stages = [
+                stage_of(bundle, first, precision, names[:cut]),
+                stage_of(bundle, second, precision, [*names[cut:], "lm_head"]),
+            ]
+            last = hidden[0, 0]
+            for at in (0, *range(start, len(ids))):
+                count = 1 if at else start
+                step = Step((Row(at, start - 1, start - 2),), count)
+                states = hidden[:, at : at + count]
+                for stage in stages[not cut : 1 + (cut < SHAPE.blocks)]:
+                    states = stage.forward(step, states).copy()
+                last = states[:, -1]
+            wanted = expected.logits[-1]
+            error = np.linalg.norm(stages[1].lm_head(last)[0] - wanted) / np.linalg.norm(wanted)
+            assert error < TOLERANCE[precision], (first, second, cut)
 
 
 def test_the_tiny_model_answers_alike_with_its_first_stage_on_a_device(

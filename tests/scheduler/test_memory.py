@@ -30,7 +30,7 @@ from scheduler.slots import kv_capacity
 from scheduler.units import MIB
 
 CHATGLM = load_model("chatglm-6b")
-kinds = st.sampled_from(["cpu", "cuda"])
+kinds = st.sampled_from(["cpu", "ort", "cuda"])
 precisions = st.sampled_from(["fp32", "fp16", "int8", "int4"])
 
 # ChatGLM-6B by hand: 12 x 4096^2 weights; biases and norms are 53,248 values in fp32.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,18 @@ def export_mixed(folder: Path) -> tuple[Bundle, chatglm_numpy.Model]:
 
 def whole_stage(bundle: Bundle, backend_name: str, precision: Precision) -> Stage:
     """All blocks and lm_head in this process, on this backend."""
+    blocks = range(bundle.manifest.geometry.blocks)
+    return stage_of(bundle, backend_name, precision, [*(f"block_{n}" for n in blocks), "lm_head"])
+
+
+def stage_of(
+    bundle: Bundle, backend_name: str, precision: Precision, parts: Sequence[str]
+) -> Stage:
+    """These parts in this process, on this backend."""
     geometry = bundle.manifest.geometry
     backend = open_backend(backend_name, 1, geometry.kv_heads, geometry.head_dim, False)
     engine = "ort" if backend_name.startswith("ort") else "mnn"
-    for part in bundle.manifest.parts:
+    for part in (one for one in bundle.manifest.parts if one.name in parts):
         variant = select_variant(bundle.manifest, part.name, engine, precision).variant
         load = backend.load_lm_head if part.name == "lm_head" else backend.load_block
         load(bundle.file(variant.files[0]))
