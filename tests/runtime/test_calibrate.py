@@ -56,6 +56,16 @@ def test_every_measurement_is_there_with_its_fit(measured: HostProfile) -> None:
     assert {one.threads for one in measured.threads} >= {1}
 
 
+def test_onnx_runtime_is_measured_beside_mnn(measured: HostProfile) -> None:
+    pytest.importorskip("onnxruntime")
+    told = [one.what for one in measured.evidence]
+    assert "ort:cpu int4 block, 1 rows, 16 cached" in told
+    assert "ort:cpu fp32 lm_head" in told
+    found = measured.backends["ort:cpu"]
+    assert set(found.weights) == {"fp32", "fp16", "int8", "int4"}
+    assert found.source.endswith("with ort:cpu")
+
+
 def test_a_plan_for_this_machine_takes_it_unasked(
     home: dict[str, str], measured: HostProfile
 ) -> None:
