@@ -5,114 +5,161 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import open_bundle
 from runtime.engine import Engine, Stream
-from runtime.export.exporter import export_bundle
-from runtime.export.request import ExportRequest
-from runtime.sampling import Sampling
 from runtime.supervision import Supervision
-from scheduler.plan import Precision
+from scheduler.errors import StageFailedError
+from tests.support.answers import Answers, small_bundle
 from tests.support.engines import start_engine
-from tests.support.llama_checkpoint import LLAMA, write_checkpoint
-from tests.support.tiny import TINY_BUNDLE, TINY_CHECKPOINT
+from tests.support.tiny import TINY_BUNDLE
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
+LENGTHS = (4, 11, 30, 7, 19, 2)  # more requests than slots
 NEW_TOKENS = 40
 MANY = Supervision(most_restarts=50, pause_seconds=0.01)
-SAMPLED = Sampling(temperature=30.0, seed=5, presence_penalty=1.0)
 
 
-@dataclass
-class Case:
-    """An engine with two stages, what to ask of it, and the undisturbed answers."""
-
-    engine: Engine
-    prompts: list[list[int]]
-    expected: list[list[int]]
-
-    def ask(self) -> list[Stream]:
-        """Greedy and sampled requests in turn, more of them than there are slots."""
-        return [
-            self.engine.submit(prompt, SAMPLED if number % 2 else Sampling(), NEW_TOKENS,
-                               ignore_end=True)
-            for number, prompt in enumerate(self.prompts)
-        ]  # fmt: skip
-
-    def check(self, streams: list[Stream], begun: list[list[int]]) -> None:
-        """Every answer, from its first token on, is as expected, and none of it came twice."""
-        for stream, first, whole in zip(streams, begun, self.expected, strict=True):
-            assert [*first, *stream] == whole
-            assert stream.generation.token_ids == whole
-            assert len(stream.generation.token_seconds) == len(whole)
-            assert stream.finish_reason == "length"
+def pids(engine: Engine) -> list[int]:
+    return engine.pipeline.process_ids
 
 
-def small_bundle(model: str, precision: Precision, folder: Path) -> Bundle:
-    if (model, precision) == ("tiny", "fp32"):
-        return open_bundle(TINY_BUNDLE)
-    source = TINY_CHECKPOINT
-    if model == "llama":
-        source = folder / "checkpoint"
-        config = LLAMA | {"max_position_embeddings": 256, "num_hidden_layers": 3}
-        write_checkpoint(source, config, precision="fp32")
-    export_bundle(ExportRequest(source, folder / "out", (precision,)))
-    return open_bundle(folder / "out")
+def read(streams: list[Stream], tokens: int) -> None:
+    """Wait until these answers have so many tokens."""
+    for stream in streams:
+        while len(stream.generation.token_ids) < tokens:
+            next(stream)
 
 
-@pytest.fixture(
-    scope="module", params=["tiny fp32 4", "tiny int8 4", "llama fp32 3", "llama int8 2"]
-)
-def case(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Case]:
-    model, precision, slots = request.param.split()
-    bundle = small_bundle(model, precision, tmp_path_factory.mktemp("bundle"))
-    tokens = bundle.manifest.tokens
-    end = (tokens.gmask, tokens.bos) if tokens else ()
-    prompts = [[*(5 + 3 * n + i for i in range(length)), *end]
-               for n, length in enumerate((4, 11, 30, 7, 19, 2))]  # fmt: skip
+@pytest.mark.parametrize("which", ["tiny fp32 4", "tiny int8 4", "llama fp32 3", "llama int8 2"])
+def test_answers_go_on_where_a_worker_was_killed(
+    which: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model, precision, slots = which.split()
+    bundle = small_bundle(model, precision, tmp_path_factory.mktemp("bundle"))  # type: ignore[arg-type]
     with start_engine(
         bundle,
         slots=int(slots),
         first_blocks=2,
-        precision=precision,
+        precision=precision,  # type: ignore[arg-type]
         cores=2,
         supervision=MANY,
     ) as engine:
-        case = Case(engine, prompts, [])
-        case.expected = [list(stream) for stream in case.ask()]
-        engine.forget()
-        yield case
+        answers = Answers.of(engine, bundle, LENGTHS, NEW_TOKENS)
+        streams = answers.ask()
+        for victim, after in ((1, 3), (0, 17)):
+            read(streams[:2], after)
+            others = [pid for number, pid in enumerate(pids(engine)) if number != victim]
+            os.kill(pids(engine)[victim], signal.SIGKILL)
+            read(streams[:2], after + 2)
+            assert set(others) < set(pids(engine))  # they keep their weights
+        answers.check(streams)
+        assert engine.restarts == (1, 1)
+        assert not engine.paused
+        assert [stream.generation.replays for stream in streams[:2]] == [2, 2]
+        assert "blocks 0-1) died with signal SIGKILL" in str(engine.last_loss)
 
 
-def kill(number: int) -> Callable[[Engine], None]:
-    return lambda engine: os.kill(engine.pipeline.process_ids[number], signal.SIGKILL)
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[Answers]:
+    bundle = open_bundle(TINY_BUNDLE)
+    with start_engine(bundle, slots=4, first_blocks=3, cores=2, supervision=MANY) as engine:
+        yield Answers.of(engine, bundle, (200, *LENGTHS), NEW_TOKENS)
 
 
-def read(streams: list[Stream], begun: list[list[int]], tokens: int) -> None:
-    for stream, got in zip(streams, begun, strict=True):
-        for _ in range(tokens - len(got)):
-            got.append(next(stream))
+def test_a_crash_while_prompts_are_computed(tiny: Answers) -> None:
+    streams = tiny.ask()
+    os.kill(pids(tiny.engine)[1], signal.SIGSEGV)
+    tiny.check(streams)
+    assert "died with signal SIGSEGV" in str(tiny.engine.last_loss)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("after", [0, 1, 17])
-def test_answers_go_on_where_a_worker_was_killed(case: Case, victim: int, after: int) -> None:
-    engine = case.engine
-    other = engine.pipeline.process_ids[1 - victim]
-    losses = engine.pipeline.losses
-    streams, begun = case.ask(), [[] for _ in case.prompts]
-    read(streams[:2], begun[:2], after)
-    os.kill(engine.pipeline.process_ids[victim], signal.SIGKILL)
-    case.check(streams, begun)
-    assert engine.pipeline.losses == losses + 1
-    assert engine.pipeline.process_ids[1 - victim] == other  # kept its weights
-    assert 1 <= max(stream.generation.replays for stream in streams) <= 1
-    engine.forget()
+def test_all_workers_at_once(tiny: Answers) -> None:
+    before = tiny.engine.restarts
+    streams = tiny.ask()
+    read(streams[1:3], 5)
+    for pid in pids(tiny.engine):
+        os.kill(pid, signal.SIGKILL)
+    tiny.check(streams)
+    assert tiny.engine.restarts == tuple(one + 1 for one in before)
+
+
+def test_another_one_while_the_first_is_loading(tiny: Answers) -> None:
+    before = tiny.engine.restarts
+    streams = tiny.ask()
+    read(streams[1:2], 5)
+    first = pids(tiny.engine)
+    os.kill(first[0], signal.SIGKILL)
+    until = time.monotonic() + 60
+    while pids(tiny.engine)[0] in first or len(pids(tiny.engine)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    for pid in pids(tiny.engine):  # a new one that loads, and its neighbour
+        os.kill(pid, signal.SIGKILL)
+    tiny.check(streams)
+    assert tiny.engine.restarts == (before[0] + 2, before[1] + 1)
+
+
+def test_a_worker_that_hangs_is_ended() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    soon = Supervision(most_restarts=50, pause_seconds=0.01, stall_seconds=1.0)
+    with start_engine(bundle, slots=4, first_blocks=3, cores=2, supervision=soon) as engine:
+        answers = Answers.of(engine, bundle, LENGTHS, NEW_TOKENS)
+        streams = answers.ask()
+        for victim, after in ((0, 5), (1, 15)):
+            read(streams[:1], after)
+            hung = pids(engine)[victim]
+            os.kill(hung, signal.SIGSTOP)
+            read(streams[:1], after + 5)
+            assert hung not in pids(engine)
+            assert engine.restarts[victim] > 0
+            assert "made no progress for " in str(engine.last_loss)
+        answers.check(streams)
+
+
+def test_a_request_can_be_cancelled_in_the_pause(tiny: Answers) -> None:
+    streams = tiny.ask()
+    read(streams[1:2], 5)
+    os.kill(pids(tiny.engine)[0], signal.SIGKILL)
+    streams[1].cancel()
+    list(streams[1])
+    assert streams[1].finish_reason == "cancelled"
+    got = streams[1].generation.token_ids
+    assert got == tiny.expected[1][: len(got)]
+    others = [*streams[:1], *streams[2:]]
+    expected = [*tiny.expected[:1], *tiny.expected[2:]]
+    Answers(tiny.engine, [], NEW_TOKENS, expected).check(others)
+
+
+def test_closing_in_the_pause_ends_everything() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    with start_engine(bundle, slots=2, first_blocks=3) as engine:
+        answers = Answers(engine, [list(range(20, 40))], NEW_TOKENS)
+        streams = answers.ask()
+        next(streams[0])
+        os.kill(pids(engine)[1], signal.SIGKILL)
+    list(streams[0])
+    assert streams[0].finish_reason in ("cancelled", "length")
+
+
+def test_a_stage_that_always_dies_is_given_up() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    twice = Supervision(most_restarts=2, pause_seconds=0.01)
+    with start_engine(bundle, slots=2, first_blocks=3, supervision=twice) as engine:
+        answers = Answers.of(engine, bundle, (4, 9), NEW_TOKENS)
+        for _ in range(2):
+            streams = answers.ask()
+            os.kill(pids(engine)[0], signal.SIGKILL)
+            answers.check(streams)
+        streams = answers.ask()
+        os.kill(pids(engine)[0], signal.SIGKILL)
+        with pytest.raises(
+            StageFailedError, match=r"SIGKILL \(3 failures in 10 minutes\)"
+        ) as caught:
+            list(streams[0])
+        assert (caught.value.device, caught.value.blocks) == ("gpu0", "0-2")
