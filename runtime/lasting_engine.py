@@ -12,9 +12,10 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Literal
 
 from runtime.engine_messages import (
@@ -56,6 +57,11 @@ class _Asked:
     stream: Stream
     deaths: int = 0  # since its newest token
     sampler_seconds: float = 0.0  # in earlier processes
+    context: Context = field(default_factory=copy_context)  # of whoever asked, for the log
+
+
+class _MoveError(Exception):
+    """The process ends so that the next one has a block fewer on a device."""
 
 
 class LastingEngine:
@@ -95,6 +101,7 @@ class LastingEngine:
         self._deaths: list[float] = []  # since the newest token
         self._lock = threading.RLock()
         self._closing = threading.Event()
+        self._given_up: tuple[str, str] | None = None  # a device that shall lose a block, and why
         self._at_once = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="glm-plan engine")
 
@@ -136,6 +143,13 @@ class LastingEngine:
         if engine is not None:
             engine.tell(Forget())
 
+    def give_up_block(self, device: str, reason: str) -> None:
+        """End the process within a second, and start anew with a block fewer on a device.
+
+        Where that is impossible it starts as it was. Answers under way go on in the next process.
+        """
+        self._given_up = device, reason
+
     def _cancel(self, number: int) -> None:
         with self._lock:
             if self._engine is not None:
@@ -164,12 +178,15 @@ class LastingEngine:
                 self._process = engine = RemoteEngine(self._config, self._hang_ticks)
                 try:
                     self._live(engine)
-                except DeadEngineError as death:
+                except (DeadEngineError, _MoveError) as end:
                     with self._lock:
                         self._engine = None
                     self.worker_ids, self.paused = (), None
                     engine.kill()
-                    self._after(death)
+                    if isinstance(end, DeadEngineError):
+                        self._after(end)
+                    else:
+                        self._move_as_asked()
                 finally:
                     engine.close(0.0 if self._at_once else _CLOSE_SECONDS)
         except Exception as error:
@@ -193,6 +210,19 @@ class LastingEngine:
         while not self._closing.is_set():
             for message in engine.receive():
                 self._take(engine, message)
+            if self._given_up is not None and self._engine is not None:
+                raise _MoveError
+
+    def _move_as_asked(self) -> None:
+        """Plan the next process as `give_up_block` asks, now that the last one holds no memory."""
+        assert self._given_up is not None
+        (device, reason), self._given_up = self._given_up, None
+        self._tell_askers({"device": device, "cause": reason})
+        with self._lock:
+            self.state = "restarting"
+            for asked in self._asked.values():
+                asked.sampler_seconds = asked.stream.generation.sampler_seconds
+        self._move_blocks(device, reason)
 
     def _take(self, engine: RemoteEngine, message: FromEngine) -> None:
         if isinstance(message, Steps):
@@ -210,6 +240,8 @@ class LastingEngine:
         elif isinstance(message, Logged):
             logger = logging.getLogger(message.logger)
             logger.log(message.level, "%s", message.text, extra={"fields": message.fields})
+            if "restart" in message.fields:
+                self._tell_askers(message.fields)
 
     def _begin(self, engine: RemoteEngine, ready: EngineReady) -> None:
         self.rss_bytes = list(ready.rss_bytes)
@@ -276,6 +308,7 @@ class LastingEngine:
         named = {"device": death.device, "blocks": death.blocks, "cause": death.cause}
         fields = {name: one for name, one in named.items() if one is not None}
         _log.error("%s", death, extra={"fields": fields})
+        self._tell_askers(fields)
         first = self.state == "loading"
         now = time.monotonic()
         self._deaths = [*recent(self._deaths, now), now]
@@ -302,6 +335,14 @@ class LastingEngine:
             asked.stream.end("cancelled" if asked.stream.cancelled else EngineError(str(death)))
         if not moved:
             self._closing.wait(pause_seconds(len(self._deaths)))
+
+    def _tell_askers(self, fields: Mapping[str, object]) -> None:
+        """Log a fault once more for every answer that it holds up, as part of that answer."""
+        with self._lock:
+            contexts = [asked.context for asked in self._asked.values()]
+        extra = {"fields": dict(fields)}
+        for context in contexts:
+            context.run(_log.warning, "an answer under way waits", extra=extra)
 
     def _move_blocks(self, device: str, reason: str) -> bool:
         """Whether the next process will have fewer blocks on a device."""

@@ -95,10 +95,11 @@ def service_options(function: _Function) -> _Function:
         ),
         click.option(
             "--back-off",
-            type=click.Choice(["slots", "off"]),
+            type=click.Choice(["slots", "blocks", "off"]),
             default="slots",
             help="What to give up when other programs take memory that answers would need: slots"
-            " take no new answers until it is back; off only tells, in /health and the log.",
+            " take no new answers until it is back; blocks leave a GPU, too, where no slot is left;"
+            " off only tells, in /health and the log.",
         ),
         click.option(
             "--log-level",

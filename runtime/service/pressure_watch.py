@@ -11,7 +11,8 @@ from runtime.memory_watch import held_now, memory_needs, memory_now
 from runtime.service.errors import ApiError
 from runtime.service.served_model import ServedModel
 from runtime.service.settings import BackOffPolicy
-from scheduler.pressure import BackOff, MemoryNeed, MemoryNow, back_off, over_plan
+from scheduler.plan import Plan
+from scheduler.pressure import RAM, BackOff, MemoryNeed, MemoryNow, back_off, over_plan
 from scheduler.units import format_size
 
 Measure = Callable[[Sequence[MemoryNeed], Sequence[int]], Mapping[str, MemoryNow]]
@@ -37,6 +38,7 @@ class PressureWatch:
         self.needs = memory_needs(served.plan, self._spec, served.launches, served.slots)
         self.loaded: dict[str, int] = {}
         self._starts = 0  # of the engine, up to the one that was measured
+        self._gave_up: Plan | None = None  # the plan that was last asked to be made smaller
         self._before: Mapping[str, MemoryNow] = {}
 
     async def run(self) -> None:
@@ -79,8 +81,15 @@ class PressureWatch:
         if self._policy == "off":
             return
         self._served.admission.allow(decided.usable_slots)
-        if decided.reason is not None:
-            engine.forget()  # prefixes that are kept for later prompts
+        if decided.reason is None:
+            self._gave_up = None
+            return
+        engine.forget()  # prefixes that are kept for later prompts
+        cards = [device for device in decided.short if device != RAM]
+        idle = not self._served.admission.busy
+        if self._policy == "blocks" and cards and idle and self._served.plan is not self._gave_up:
+            self._gave_up = self._served.plan
+            engine.give_up_block(cards[0], decided.reason)
 
     def _tell_loaded(self) -> None:
         for need in self.needs:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from scheduler.errors import UserInputError
 
-BackOffPolicy = Literal["slots", "off"]
+BackOffPolicy = Literal["slots", "blocks", "off"]
 _LONGEST_KEY_FILE_BYTES = 1 << 20
 _SHORTEST_KEY = 8
 

@@ -52,6 +52,9 @@ def test_requests_and_faults_are_told_in_json() -> None:
     assert (fault["device"], fault["blocks"]) == ("cpu", "0-7")
     assert fault["cause"] == "signal SIGKILL"
     assert fault["restart"] == 1
+    waits = next(one for one in lines if one["message"] == "an answer under way waits")
+    assert (waits["device"], waits["blocks"]) == ("cpu", "0-7")
+    assert waits["request_id"] in {one["request_id"] for one in lines if one.get("status") == 200}
     text = "".join(server.lines)
     assert QUESTION not in text
     assert "secret" not in text
