@@ -109,6 +109,12 @@ class LastingEngine:
         """Begin to load."""
         self._thread.start()
 
+    @property
+    def process_id(self) -> int | None:
+        """Of the engine that takes requests, if there is one."""
+        engine = self._engine
+        return engine.process.pid if engine is not None else None
+
     def submit(
         self,
         prompt_ids: Sequence[int],

@@ -23,7 +23,7 @@ from tests.support.victims import (
     asked,
     engine_of,
     family,
-    shared_memory,
+    shared_memory_of,
     workers_of,
 )
 
@@ -78,13 +78,14 @@ def test_answers_under_way_go_on(server: Server, undisturbed: list[Told], victim
 def test_an_engine_that_dies_idle_is_back_for_the_next_question(server: Server) -> None:
     old = engine_of(server)
     assert old is not None
-    before = len(shared_memory())
+    memory = shared_memory_of(server)
+    assert memory
     old.kill()
     old.wait(30)
     told = Client(server, asked(QUESTION)).result()
     assert (told.text, told.faults) == (ANSWER, [])
     assert engine_of(server) != old
-    assert len(shared_memory()) == before
+    assert not any(piece.exists() for piece in memory)
 
 
 def test_what_left_while_it_paused_takes_no_slot(server: Server) -> None:
@@ -130,9 +131,9 @@ def test_sigterm_under_load_lets_all_answers_end() -> None:
 
 
 def test_a_second_interrupt_ends_at_once() -> None:
-    before = shared_memory()
     with running_server("--drain-seconds", "300", "--context", "2048", one_core=True) as server:
-        everybody = family(server)
+        everybody, memory = family(server), shared_memory_of(server)
+        assert memory
         client = Client(server, asked("hi", logit_bias=ENDLESS))
         assert client.begun.wait(60)
         server.process.send_signal(signal.SIGINT)
@@ -142,14 +143,14 @@ def test_a_second_interrupt_ends_at_once() -> None:
         assert not client.result().done
         assert "Traceback" not in "".join(server.lines)
         assert gone(everybody)
-    assert shared_memory() <= before
+    assert not any(piece.exists() for piece in memory)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_killed_server_leaves_nothing(stopped: bool) -> None:
-    before = shared_memory()
     with running_server("--gpu-blocks", "3", "--vram", "4", one_core=True) as server:
-        everybody = family(server)
+        everybody, memory = family(server), shared_memory_of(server)
+        assert memory
         client = Client(server, asked("hi", logit_bias=ENDLESS))
         assert client.begun.wait(60)
         if stopped:  # a worker that does not react either
@@ -157,7 +158,7 @@ def test_a_killed_server_leaves_nothing(stopped: bool) -> None:
         server.process.kill()
         assert server.process.wait(60) == -signal.SIGKILL
         assert gone(everybody)
-    assert shared_memory() <= before
+    assert not any(piece.exists() for piece in memory)
 
 
 def test_a_device_that_cannot_load_has_fewer_blocks(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import psutil
 
 from tests.support.server import Server
 
-SHARED_MEMORY = Path("/dev/shm")  # read, never written
+_PIECE = re.compile(r"/dev/shm/(glm-plan-[0-9a-f]+-[0-9]+)")
 
 
 def engine_of(server: Server) -> psutil.Process | None:
@@ -33,9 +36,14 @@ def family(server: Server) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
-def shared_memory() -> set[str]:
-    """Names of the shared memory of all engines of this machine."""
-    return {path.name for path in SHARED_MEMORY.glob("glm-plan-*")}
+def shared_memory_of(server: Server) -> set[Path]:
+    """The shared memory that the server's engine and workers have open."""
+    found: set[Path] = set()
+    for process in family(server):
+        with contextlib.suppress(OSError, psutil.Error):
+            maps = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
+            found |= {Path(f"/dev/shm/{name}") for name in _PIECE.findall(maps)}
+    return found
 
 
 def _spawned(parent: psutil.Process) -> list[psutil.Process]:
@@ -82,10 +90,16 @@ class Told:
 
 
 class Client(threading.Thread):
-    """Reads one stream to its end; `begun` is set with the third line that says something."""
+    """Reads one stream to its end; `begun` is set with the third line that says something.
 
-    def __init__(self, server: Server, body: dict[str, Any]) -> None:
+    `on_line` is called for every such line.
+    """
+
+    def __init__(
+        self, server: Server, body: dict[str, Any], on_line: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(daemon=True)
+        self._on_line = on_line
         self.told = Told()
         self.begun = threading.Event()
         self._url = f"{server.url}/v1/chat/completions"
@@ -103,6 +117,8 @@ class Client(threading.Thread):
                     if lines == 3:
                         self.begun.set()
                     self.told.hear(line)
+                    if line and self._on_line is not None:
+                        self._on_line()
         except httpx.HTTPError as error:
             self.told.faults.append(repr(error))
         self.begun.set()
