@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from runtime.cluster.stage_host import Address, release
 from runtime.cluster.wire import WireListener, connect
-from scheduler.hardware import Cpu, Gpu
-from scheduler.probe.cpu import probe_cpu
-from scheduler.probe.nvml import probe_gpus
+from scheduler.cost import Speeds
+from scheduler.estimates import estimated_speeds
+from scheduler.hardware import Host
+from scheduler.planning import this_machine_planning
 
 _LARGE_BYTES = 4 << 20
 _MOST_BYTES = _LARGE_BYTES + 1
@@ -27,10 +25,9 @@ _END, _ECHO = b"e", b"p"
 class NodeFacts:
     """One node as it describes itself; `working` names backends that were proved on it."""
 
-    cpu: Cpu
-    gpus: tuple[Gpu, ...]
+    host: Host
+    speeds: Speeds  # as the node was calibrated, or estimated
     working: frozenset[str]
-    notes: tuple[str, ...]
     release: str
 
 
@@ -51,18 +48,17 @@ class NodeProbe:
 
     def describe(self, kinds: tuple[str, ...]) -> NodeFacts:
         """This node; `kinds` are the backends of ONNX Runtime to prove beside MNN's."""
-        gpus, gpu_notes = probe_gpus(os.environ, sys.platform)
-        cpu, cpu_notes = probe_cpu(Path("/"), sys.platform)
+        host, speeds = this_machine_planning().machine()
         working = frozenset({"mnn:cpu"})
-        if gpus:
+        if host.gpus:
             from runtime.backends.proof import prove_backends
 
-            working = prove_backends(gpus).working
+            working = prove_backends(host.gpus).working
         if kinds:
             from runtime.backends.ort_proof import prove_ort
 
             working |= prove_ort(kinds).working
-        return NodeFacts(cpu, tuple(gpus), working, (*gpu_notes, *cpu_notes), release())
+        return NodeFacts(host, speeds or estimated_speeds(host), working, release())
 
     def where(self) -> Address:
         """Where `measure` of another node finds this one."""
