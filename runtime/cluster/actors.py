@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -22,6 +23,7 @@ CHUNK_BYTES = 4 << 20
 _CHUNKS_UNDER_WAY = 2  # of one stage: with CHUNK_BYTES, what the object store has to hold
 _CALLS_AT_ONCE = 4  # serve, which lasts, and status beside it
 _FILE_SECONDS = 600.0
+_ALIVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -35,24 +37,44 @@ class StageActor:
 
 
 def start_actors(
-    run: str, placed: list[PlacedStage], bundle: Bundle, secret: bytes, *, shared: bool
+    run: str,
+    placed: list[PlacedStage],
+    bundle: Bundle,
+    secret: bytes,
+    kept: Sequence[StageActor] = (),
+    *,
+    shared: bool,
 ) -> list[StageActor]:
     """Start an actor for each stage and bring it its files; all nodes at once.
 
+    Of `kept`, actors on the right nodes with the right blocks are used again, and the others end.
     `shared`: files at the bundle's own path are used in place on nodes that see them there. Raises
     EngineError where a node does not start one, BundleError where a file arrives damaged.
     """
+    old = {one.placed: one.handle for one in kept if _lives(one)}
     handles: list[Any] = []
     try:
-        for number, one in enumerate(placed):
+        for one in kept:
+            if one.placed not in old or one.placed not in placed:
+                end_actor(one.handle)
+        for number, stage in enumerate(placed):
             name = f"{ACTOR_PREFIX}{run} {number} {time.time_ns()}"
-            handles.append(_create(name, one, bundle, secret, shared))
+            handle = old.get(stage)
+            handles.append(handle or _create(name, stage, bundle, secret, shared))
         with ThreadPoolExecutor(len(placed)) as pool:
             return list(pool.map(_supply, placed, handles, repeat(bundle)))
     except BaseException:
         for handle in handles:
             end_actor(handle)
         raise
+
+
+def _lives(actor: StageActor) -> bool:
+    try:
+        answer(actor.handle.status.remote(), "a stage", _ALIVE_SECONDS)
+    except EngineError:
+        return False
+    return True
 
 
 def _create(name: str, placed: PlacedStage, bundle: Bundle, secret: bytes, shared: bool) -> Any:

@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+import logging
 import secrets
 import select
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from socket import socket
 from typing import Any
 
 from runtime.backends.protocol import FloatArray
 from runtime.bundle import Bundle
-from runtime.chain import loop_config, needs_head_visit, worker_config
-from runtime.cluster.actors import StageActor, end_actor, start_actors
-from runtime.cluster.frames import CARRYING, FrameShape, WireDtype, bare, split
+from runtime.chain import needs_head_visit
+from runtime.cluster.actors import StageActor
+from runtime.cluster.frames import CARRYING, WireDtype, bare, split
 from runtime.cluster.monitor import RunMonitor
-from runtime.cluster.placed import PlacedStage, relative_launch
-from runtime.cluster.ray_door import answer, first_line, load_ray
-from runtime.cluster.stage_host import StageOrder
+from runtime.cluster.placed import PlacedStage
+from runtime.cluster.ray_door import nodes
+from runtime.cluster.recovery import Replan, recover
+from runtime.cluster.running_chain import ChainOrder, RunningChain, start_chain
 from runtime.cluster.stage_wires import LocalArray, last_positions
-from runtime.cluster.wire import SECRET_BYTES, Wire, connect
-from runtime.geometry import Geometry
-from runtime.lanes import LaneShape
+from runtime.cluster.wire import SECRET_BYTES
 from runtime.launch import StageLaunch
 from runtime.pipeline import Finished, ProgressCallback, StepTime
 from runtime.step_message import Kind, Reply, Status, StepMessage
-from runtime.worker import Loaded
-from scheduler.errors import EngineError
+from scheduler.errors import EngineError, GlmPlanError
 
-_CAUSE_SECONDS = 2.0
-_STATUS_SECONDS = 2.0
+_log = logging.getLogger(__name__)
+_GROW = b"grow"
+_RECOVERED = b"recovered"
 
 
 class ClusterPipeline:
     """Owns one Ray actor per stage and the wires between the driver and them.
 
     Ray places, starts and ends actors and carries the bundle's files; steps go over wires from
-    stage to stage, and from the last one to the driver. Members are those of `Pipeline`. Raises
-    EngineError when a stage cannot load, or is lost; the message says which host and why.
-    """
+    stage to stage, and from the last one to the driver. Members are those of `Pipeline`.
 
-    ready = True
-    losses = 0
-    last_loss: EngineError | None = None
+    When a stage is lost, `replan` places the model on the nodes that are left; until they have
+    loaded, the pipeline is not `ready`, and steps under way and all caches are lost. A node that
+    returns is used again when no step is under way. Raises EngineError where the stages cannot
+    start, or cannot start again.
+    """
 
     def __init__(
         self,
@@ -57,115 +56,87 @@ class ClusterPipeline:
         max_tokens: int,
         on_progress: ProgressCallback | None = None,
         *,
+        replan: Replan,
         wire: WireDtype = "fp32",
         shared: bool = True,
     ) -> None:
-        self.run = secrets.token_hex(4)
-        self.placed = placed
-        self.launches = [one.launch for one in placed]
-        self.rss_bytes: list[int] = []
-        geometry = bundle.manifest.geometry
-        self.lanes = LaneShape(
-            decode_lanes, max_tokens, geometry.hidden_size, geometry.vocab_size, len(placed)
+        self.losses = 0
+        self.last_loss: EngineError | None = None
+        self.degraded: list[str] = []
+        self._order = ChainOrder(
+            secrets.token_hex(4),
+            bundle,
+            secrets.token_bytes(SECRET_BYTES),
+            wire,
+            shared,
+            decode_lanes,
+            max_tokens,
         )
-        self._bundle, self._geometry, self._shared = bundle, geometry, shared
-        self._secret = secrets.token_bytes(SECRET_BYTES)
-        self._shape = FrameShape(self.lanes, wire)
+        self._replan = replan
+        self._wanted = {one.node.name for one in placed}
+        self._seen: set[str] = set()  # ids of nodes when the stages were placed last
+        self._running: dict[int, tuple[StepMessage, float]] = {}
+        self._sequence = 0
+        self._outgoing: deque[bytes] = deque()
+        self._arrived: list[Finished] = []  # while a send had to wait
+        self._broken: EngineError | None = None  # noticed by a send, told by the next `collect`
+        self._news, self._tell = Pipe(duplex=False)
+        self._recovering: threading.Thread | None = None
+        self._recovered: RunningChain | EngineError | None = None
+        self._closed = False
+        # The launches of all devices that ever had a stage; a lost one has no blocks.
+        self.launches: list[StageLaunch] = []
+        self._adopt(start_chain(self._order, placed, on_progress=on_progress))
+        self.ready = True
+        self._monitor = RunMonitor(self._report, self._look)
+
+    def _adopt(self, chain: RunningChain) -> None:
+        """Use a chain that is loaded."""
+        self._chain = chain
+        self.lanes = chain.shape.lanes
         self._entry = LocalArray(self.lanes.boundary_numbers)
         self._final = LocalArray(self.lanes.boundary_numbers)
         self._logits = LocalArray(self.lanes.logits_numbers)
         self._times = LocalArray(self.lanes.times_numbers)
-        self._running: dict[int, tuple[StepMessage, float]] = {}
-        self._sequence = 0
-        self._head_visit = needs_head_visit(self.launches)
-        self._actors: list[StageActor] = []
-        self._served: list[Any] = []  # Ray's promises of why each stage ended
-        self._wires: list[Wire] = []
-        self._outgoing: deque[bytes] = deque()
-        self._arrived: list[Finished] = []  # while a send had to wait
-        self._monitor: RunMonitor | None = None
-        try:
-            self._actors = start_actors(self.run, placed, bundle, self._secret, shared=shared)
-            self._join(on_progress)
-            self._monitor = RunMonitor(self._report)
-        except BaseException:
-            self.close()
-            raise
-
-    def _join(self, on_progress: ProgressCallback | None) -> None:
-        """Tell every stage its place in the chain, connect to it and wait until it is loaded."""
-        behind = [one.address for one in self._actors[1:]] + [None]
-        for number, (actor, after) in enumerate(zip(self._actors, behind, strict=True)):
-            launch = relative_launch(actor.placed.launch, self._bundle)
-            loop = loop_config(self.launches, number)
-            order = StageOrder(
-                worker=worker_config(launch, self._geometry, self.lanes, loop),
-                dtype=self._shape.dtype,
-                first=number == 0,
-                after=after,
-                about=self._about(number),
-            )
-            self._served.append(actor.handle.serve.remote(order))
-        for number, actor in enumerate(self._actors):
-            try:
-                wire = connect(
-                    actor.address.host,
-                    actor.address.port,
-                    self._secret,
-                    "driver",
-                    self._shape.most_bytes,
-                )
-            except (OSError, EOFError) as error:
-                raise self._loss(number, str(error)) from None
-            self._wires.append(wire)
-        self._await_ready(on_progress)
-
-    def _about(self, number: int) -> dict[str, Any]:
-        placed = self._actors[number].placed
-        return {
-            "run": self.run,
-            "model": self._bundle.manifest.model,
-            "stage": number,
-            "stages": len(self._actors),
-            "host": placed.node.name,
-            "device": placed.place,
-            "backend": placed.launch.backend,
-            "blocks": placed.launch.block_span,
-            "lm_head": placed.launch.lm_head_file is not None,
-            "fetched_bytes": self._actors[number].fetched_bytes,
+        self._head_visit = needs_head_visit([one.launch for one in chain.placed])
+        launches = {
+            one.device: replace(one, block_files=(), lm_head_file=None) for one in self.launches
         }
+        launches |= {one.launch.device: one.launch for one in chain.placed}
+        self.launches = list(launches.values())
+        self._places = [list(launches).index(one.launch.device) for one in chain.placed]
+        self.rss_bytes = [0] * len(launches)
+        for place, size in zip(self._places, chain.rss_bytes, strict=True):
+            self.rss_bytes[place] = size
+        self._resident = list(self.rss_bytes)
 
-    def _await_ready(self, on_progress: ProgressCallback | None) -> None:
-        waiting = dict(enumerate(self._wires))
-        rss_bytes: dict[int, int] = {}
-        while waiting:
-            ready = wait([wire.socket for wire in waiting.values()])
-            for number, wire in list(waiting.items()):
-                if wire.socket not in ready:
-                    continue
-                try:
-                    words = json.loads(split(wire.receive())[0])
-                except (EOFError, OSError) as error:
-                    raise self._loss(number, str(error)) from None
-                if "failed" in words:
-                    raise self._failure(number, words["failed"])
-                if "ready" in words:
-                    rss_bytes[number] = words["rss_bytes"]
-                    del waiting[number]
-                elif on_progress is not None:
-                    loaded = Loaded(words["loaded"], words["rss_bytes"])
-                    on_progress(self.launches[number], loaded)
-        self.rss_bytes = [rss_bytes[number] for number in range(len(self._wires))]
+    @property
+    def run(self) -> str:
+        """What `cluster status` calls this run."""
+        return self._order.run
+
+    @property
+    def placed(self) -> list[PlacedStage]:
+        """The stages that run now."""
+        return self._chain.placed
+
+    @property
+    def actors(self) -> list[StageActor]:
+        """Their actors."""
+        return self._chain.actors
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """What each stage says of itself now; empty for those that do not answer in time."""
+        return self._chain.statuses()
 
     @property
     def process_ids(self) -> list[int]:
         """Operating system ids of the stages' processes, each on its own host."""
         return [int(one["pid"]) for one in self.statuses() if one]
 
-    @property
-    def restarts(self) -> tuple[int, ...]:
-        """How often each stage was started again: never."""
-        return (0,) * len(self.launches)
+    def resident_bytes(self) -> list[int]:
+        """Resident memory of each stage's process, as it said in the last seconds."""
+        return list(self._resident)
 
     def next_sequence(self) -> int:
         """A number for the next message."""
@@ -178,168 +149,167 @@ class ClusterPipeline:
 
     def logits(self, message: StepMessage) -> FloatArray:
         """Logits [rows, vocab_size] of a finished step, until its lane is used again."""
-        return self.lanes.logits(self._logits, message.lane, self._shape.answers(message))
+        rows = self._chain.shape.answers(message)
+        return self.lanes.logits(self._logits, message.lane, rows)
 
     def send(self, message: StepMessage) -> None:
         """Start a step, whose hidden states are in its lane, or another command."""
         if message.kind not in CARRYING:
             self._send(bare(message.pack()))
             return
+        shape = self._chain.shape
         self._running[message.sequence] = message, time.perf_counter()
         times = self.lanes.times(self._times, message.lane)
         times[...] = 0.0
-        hidden = self.hidden(message.lane, self._shape.positions(message))
-        self._send(self._shape.with_hidden(message.pack(), times, hidden))
+        hidden = self.hidden(message.lane, shape.positions(message))
+        self._send(shape.with_hidden(message.pack(), times, hidden))
 
     def _send(self, frame: bytes) -> None:
+        if not self.ready or self._broken is not None:
+            return
         self._outgoing.append(frame)
         if len(self._outgoing) > 1:
             return  # what came back during a send asks for another one: after it
         try:
-            while self._outgoing:
-                self._wires[0].send(self._outgoing[0], self._take_meanwhile)
+            while self._outgoing and self._broken is None:
+                self._chain.wires[0].send(self._outgoing[0], self._take_meanwhile)
                 self._outgoing.popleft()
         except ConnectionResetError as error:
-            raise self._loss(0, str(error)) from None
+            self._broken = self._broken or self._chain.loss(0, str(error))
 
     def _take_meanwhile(self) -> None:
         """Wait until the first stage reads on, taking what the stages answer until then."""
-        sockets = self._sockets()
+        sockets = self._chain.sockets()
         for readable in select.select(sockets, sockets[:1], [])[0]:
-            self._arrived += self._received(sockets.index(readable))
-
-    def _sockets(self) -> list[socket]:
-        return [wire.socket for wire in self._wires]
+            self._receive(sockets.index(readable))
+            if self._broken is not None:
+                raise ConnectionResetError(str(self._broken))
 
     def collect(self, doorbell: Sequence[Connection] = ()) -> list[Finished]:
-        """Wait until a step comes back or a doorbell is rung; what came back.
+        """Wait until a step comes back, a doorbell is rung, or stages are lost or back.
 
         As `Pipeline.collect`. Releases the interpreter while it waits.
         """
-        if not self._arrived:
-            ready = wait([*self._sockets(), *doorbell])
-            for number, wire in enumerate(self._wires):
-                if wire.socket in ready:
-                    self._arrived += self._received(number)
+        if not self._arrived and self._broken is None:
+            sockets = self._chain.sockets() if self.ready else []
+            ready = wait([*sockets, self._news, *doorbell])
+            for number, one in enumerate(sockets):
+                if one in ready and self._broken is None:
+                    self._receive(number)
+            if self._news in ready:
+                self._hear(self._news.recv_bytes())
+        if self._broken is not None:
+            self._begin_again(self._broken)
         arrived, self._arrived = self._arrived, []
         return arrived
 
-    def _received(self, number: int) -> list[Finished]:
+    def _receive(self, number: int) -> None:
+        """Take one answer of a stage to what has arrived."""
+        chain = self._chain
         try:
-            words, numbers = split(self._wires[number].receive())
+            words, numbers = split(chain.wires[number].receive())
             reply = Reply.unpack(words)
             if reply.sequence not in self._running:
-                return []
+                return
             message, started = self._running[reply.sequence]
             if reply.status is Status.DONE and self._take(message, number, numbers):
-                return []
+                return
         except (EOFError, ConnectionResetError) as end:
-            raise self._loss(number, str(end)) from None
+            self._broken = self._broken or chain.loss(number, str(end))
+            return
         del self._running[reply.sequence]
-        times = self.lanes.times(self._times, message.lane).tolist()
-        step_time = StepTime(tuple(times[:-1]), times[-1], time.perf_counter() - started)
-        error = None
-        if reply.status is Status.FAILED:
-            error = self._failure(number, reply.reason)
+        *stages, lm_head = self.lanes.times(self._times, message.lane).tolist()
+        by_place = [0.0] * len(self.launches)
+        for place, seconds in zip(self._places, stages, strict=True):
+            by_place[place] = seconds
+        step_time = StepTime(tuple(by_place), lm_head, time.perf_counter() - started)
+        failed = reply.status is Status.FAILED
+        error = chain.failure(number, reply.reason) if failed else None
         finished = Finished(message, reply.status, step_time, error)
-        if self._monitor is not None:
-            self._monitor.count(finished)
-        return [finished]
+        self._monitor.count(finished)
+        self._arrived.append(finished)
 
     def _take(self, message: StepMessage, number: int, numbers: memoryview) -> bool:
         """Take logits, or hidden states that still have to visit lm_head; True for these."""
+        shape = self._chain.shape
         times = self.lanes.times(self._times, message.lane)
-        if not (self._head_visit and number == len(self._wires) - 1):
-            self._shape.take(numbers, times, self.logits(message), exact=True)
+        if not (self._head_visit and number == len(self._chain.wires) - 1):
+            shape.take(numbers, times, self.logits(message), exact=True)
             return False
-        hidden = last_positions(self._final, self._shape, message)
-        self._shape.take(numbers, times, hidden)
-        self._send(self._shape.with_hidden(message.pack(Kind.LM_HEAD), times, hidden))
+        hidden = last_positions(self._final, shape, message)
+        shape.take(numbers, times, hidden)
+        self._send(shape.with_hidden(message.pack(Kind.LM_HEAD), times, hidden))
         return True
 
-    def statuses(self) -> list[dict[str, Any]]:
-        """What each stage says of itself now; empty for those that do not answer in time."""
-        asked = [one.handle.status.remote() for one in self._actors]
-        until = time.monotonic() + _STATUS_SECONDS
-        return [_status(one, max(0.0, until - time.monotonic())) for one in asked]
-
-    def resident_bytes(self) -> list[int]:
-        """Resident memory of each stage's process now; as loaded, where it cannot be had."""
-        statuses = self.statuses()
-        if len(statuses) != len(self.rss_bytes):
-            return list(self.rss_bytes)
-        pairs = zip(statuses, self.rss_bytes, strict=True)
-        return [int(status.get("rss_bytes", loaded)) for status, loaded in pairs]
-
-    def _failure(self, number: int, reason: str) -> EngineError:
-        launch = self.launches[number]
-        return EngineError(f"{launch.device} ({launch.backend}): {reason}")
-
-    def _loss(self, noticed: int, how: str) -> EngineError:
-        """What to say when a wire has ended: Ray knows of dead actors, stages of lost wires."""
-        ray = load_ray()
-        cause, number = how, noticed
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.wait(self._served, num_returns=len(self._served), timeout=_CAUSE_SECONDS)
-        ends = [_end(one) for one in self._served]
-        if any(ends):
-            number, cause = next((n, end) for n, end in enumerate(ends) if end)
-        launch = self.launches[number]
-        return EngineError(
-            f"the stage of {launch.device} ({launch.backend}, blocks {launch.block_span}) is lost:"
-            f" {cause}."
+    def _begin_again(self, loss: EngineError | None) -> None:
+        """Give up all that is under way, and let a thread start the stages anew."""
+        if loss is not None:
+            _log.warning("%s", loss)
+            self.last_loss = loss
+        self.losses += 1
+        self.ready = False
+        self._broken = None
+        self._running.clear()
+        self._outgoing.clear()
+        self._arrived.clear()
+        self._chain.disconnect()
+        self._recovering = threading.Thread(
+            target=self._recover, args=(self._chain.actors,), name="glm-plan recovery", daemon=True
         )
+        self._recovering.start()
+
+    def _recover(self, actors: list[StageActor]) -> None:
+        try:
+            self._recovered = recover(self._order, self._replan, actors)
+        except GlmPlanError as error:
+            self._recovered = EngineError(str(error))
+        except Exception as error:
+            _log.exception("recovery failed")
+            self._recovered = EngineError(f"recovery failed: {error!r}.")
+        self._tell.send_bytes(_RECOVERED)
+
+    def _hear(self, news: bytes) -> None:
+        if news == _GROW:
+            if self.ready and not self._running:
+                self._begin_again(None)
+            return
+        found, self._recovered = self._recovered, None
+        if isinstance(found, EngineError):
+            raise found
+        assert found is not None
+        self._adopt(found)
+        self._seen = {one.node_id for one in nodes()}
+        there = {one.node.name for one in found.placed}
+        self.degraded = [
+            f"{name} is lost; {', '.join(sorted(there))} compute its blocks"
+            for name in sorted(self._wanted - there)
+        ]
+        self.ready = True
 
     def _report(self, summary: dict[str, Any]) -> None:
-        for actor in list(self._actors):
-            actor.handle.report.remote(summary)
+        """Let the stages know, who repeat it to `cluster status`, and hear what they hold."""
+        chain, places = self._chain, list(self._places)
+        for actor in list(chain.actors):
+            actor.handle.report.remote({**summary, "degraded": self.degraded})
+        for place, status in zip(places, chain.statuses(), strict=False):
+            if status and place < len(self._resident):
+                self._resident[place] = int(status["rss_bytes"])
+
+    def _look(self) -> None:
+        """Ask for a new plan where a node is back that the run was planned for."""
+        if self.ready and self.degraded and not self._running:
+            lost = self._wanted - {one.node.name for one in self._chain.placed}
+            if any(one.name in lost and one.node_id not in self._seen for one in nodes()):
+                self._tell.send_bytes(_GROW)
 
     def close(self) -> None:
         """End the stages and their actors; safe to call twice."""
-        if self._monitor is not None:
-            self._monitor.close()
-        for wire in self._wires:
-            wire.close()  # a stage's loop ends when its wire does
-        for actor in self._actors:
-            end_actor(actor.handle)
-        self._wires, self._actors, self._served = [], [], []
-
-
-def _status(reference: Any, seconds: float) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = answer(reference, "a stage", seconds)
-    except EngineError:
-        return {}
-    return found
-
-
-def _end(served: Any) -> str | None:
-    """Why an actor is no more, in Ray's words; None for one that is there, or ended as told."""
-    ray = load_ray()
-    try:
-        ray.get(served, timeout=0)
-    except ray.exceptions.GetTimeoutError:
-        return None
-    except ray.exceptions.RayError as error:
-        return first_line(error)
-    return None
-
-
-def cluster_factory(
-    placed: list[PlacedStage], bundle: Bundle, *, wire: WireDtype = "fp32", shared: bool = True
-) -> Callable[[list[StageLaunch], Geometry, int, int, ProgressCallback | None], ClusterPipeline]:
-    """A PipelineFactory that starts these stages on their nodes."""
-
-    def start(
-        launches: list[StageLaunch],
-        _geometry: Geometry,
-        decode_lanes: int,
-        max_tokens: int,
-        on_progress: ProgressCallback | None = None,
-    ) -> ClusterPipeline:
-        there = [replace(one, launch=launch) for one, launch in zip(placed, launches, strict=True)]
-        return ClusterPipeline(
-            there, bundle, decode_lanes, max_tokens, on_progress, wire=wire, shared=shared
-        )
-
-    return start
+        if self._closed:
+            return
+        self._closed = True
+        self._monitor.close()
+        if self._recovering is not None:
+            self._recovering.join()
+        if isinstance(self._recovered, RunningChain):
+            self._recovered.close()
+        self._chain.close()

@@ -19,10 +19,13 @@ _MOST_STEPS = 4096
 
 
 class RunMonitor:
-    """Counts the decode steps of the last seconds; a thread calls `tell` with the sums."""
+    """Counts the decode steps of the last seconds.
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
-        self._tell = tell
+    Every two seconds a thread calls `tell` with the sums, and `look`.
+    """
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None], look: Callable[[], None]) -> None:
+        self._tell, self._look = tell, look
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=_MOST_STEPS)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="glm-plan cluster", daemon=True)
@@ -55,3 +58,4 @@ class RunMonitor:
         while not self._ended.wait(_EVERY_SECONDS):
             with contextlib.suppress(Exception):  # Ray may be ending; this is only an account
                 self._tell(self.summary())
+                self._look()

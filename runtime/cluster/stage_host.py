@@ -25,7 +25,7 @@ from runtime.cluster.stage_wires import HiddenInlet, HiddenOutlet, ReplyOutlet, 
 from runtime.cluster.wire import Wire, WireListener, connect
 from runtime.manifest import BundleFile
 from runtime.stage import Stage
-from runtime.stage_loop import StageLoop
+from runtime.stage_loop import LoopConfig, StageLoop
 from runtime.worker import Loaded, WorkerConfig, load_stage
 from scheduler.errors import GlmPlanError
 
@@ -46,6 +46,7 @@ class StageOrder:
 
     worker: WorkerConfig
     dtype: WireDtype
+    attempt: int  # wires of an earlier one are turned away
     first: bool  # takes its steps from the driver, not from a stage before it
     after: Address | None
     about: dict[str, Any]  # what `status` repeats: model, stage, device, blocks
@@ -129,21 +130,24 @@ class StageHost:
         after = order.after
         if after is not None:
             self._wires["after"] = connect(
-                after.host, after.port, self._secret, "before", shape.most_bytes
+                after.host, after.port, self._secret, f"before {order.attempt}", shape.most_bytes
             )
-        waiting = {"driver"} if order.first else {"driver", "before"}
+        roles = ("driver",) if order.first else ("driver", "before")
+        waiting = {f"{role} {order.attempt}": role for role in roles}
         until = time.monotonic() + _NEIGHBOURS_SECONDS
         while waiting:
             name, wire = self._listener.accept(shape.most_bytes, until - time.monotonic())
             if name in waiting:
-                self._wires[name] = wire
-                waiting.remove(name)
+                self._wires[waiting.pop(name)] = wire
             else:
                 wire.close()
 
     def _stage(self, order: StageOrder) -> Stage | ArticleStage | None:
         """The stage, loaded now or before; None where that failed, which the driver is told."""
-        config = replace(order.worker, loop=replace(order.worker.loop, number=0))
+        # Where it stands in the chain, and how many stages that has, makes no other stage of it.
+        lanes = replace(order.worker.lanes, stages=1)
+        loop = LoopConfig(0, has_blocks=True, has_lm_head=False, blocks_follow=False)
+        config = replace(order.worker, lanes=lanes, loop=loop)
         if self._loaded is not None and self._loaded[0] == config:
             stage = self._loaded[1]
             for group in range(config.lanes.decode_lanes):

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from runtime.bundle import Bundle, open_bundle
-from runtime.cluster.cluster_pipeline import ClusterPipeline, cluster_factory
+from runtime.cluster.cluster_pipeline import ClusterPipeline
 from runtime.cluster.placed import PlacedStage
 from runtime.cluster.ray_door import join, nodes
+from runtime.cluster.start import ClusterStart, StayWhereTheyAre
 from runtime.engine import Engine, Generation
 from runtime.sampling import Sampling
 from tests.support.cluster_splits import split
@@ -46,9 +47,11 @@ def prompts(bundle: Bundle, count: int) -> list[list[int]]:
 
 
 def cluster_engine(placed: list[PlacedStage], bundle: Bundle, slots: int, **how: Any) -> Engine:
-    start = cluster_factory(placed, bundle, **how)
-    launches = [one.launch for one in placed]
-    return Engine(bundle, launches, CONTEXT, slots=slots, cores=len(placed), start_pipeline=start)
+    there = tuple(placed)
+    start = ClusterStart("auto", there, bundle, StayWhereTheyAre(there), **how)
+    return Engine(
+        bundle, start.launches, CONTEXT, slots=slots, cores=len(placed), start_pipeline=start
+    )
 
 
 def answers(engine: Engine, asked: Sequence[list[int]], sampling: Sampling) -> list[list[int]]:

@@ -46,7 +46,7 @@ class CountingStage:
         self.log.append("drop")
 
     def settle(self) -> None:
-        """Nothing was put off."""
+        self.log.append("settle")
 
     def decode(
         self, group: int, rows: Sequence[Row | None], capacity: int, hidden: FloatArray
@@ -77,11 +77,13 @@ class Chain:
     head: int
     pool: ThreadPoolExecutor
     loads: list[str]
+    attempt: int = 0
     wires: list[Wire] = field(default_factory=list)
     ends: list[Future[str]] = field(default_factory=list)
 
     def start(self) -> None:
         """Tell both stages to serve, and wait until they are ready."""
+        self.attempt += 1
         addresses = [host.where()[0] for host in self.hosts]
         for number, host in enumerate(self.hosts):
             loop = LoopConfig(number, True, number == self.head, number == 0)
@@ -101,10 +103,14 @@ class Chain:
                 loop,
             )
             after = addresses[1] if number == 0 else None
-            order = StageOrder(config, self.shape.dtype, number == 0, after, {"stage": number})
+            order = StageOrder(
+                config, self.shape.dtype, self.attempt, number == 0, after, {"stage": number}
+            )
             self.ends.append(self.pool.submit(host.serve, order))
         for one in addresses:
-            wire = connect(one.host, one.port, SECRET, "driver", self.shape.most_bytes)
+            wire = connect(
+                one.host, one.port, SECRET, f"driver {self.attempt}", self.shape.most_bytes
+            )
             self.wires.append(wire)
         for wire in self.wires:
             assert "ready" in json.loads(split(wire.receive())[0])
