@@ -83,7 +83,10 @@ class StageMemory(Document):
 class Stage(Document):
     """A contiguous run of parts on one device, with its own runtime manager and process."""
 
-    device: str = Field(description="gpu0, gpu1, ... or cpu", pattern=r"^(cpu|gpu[0-9]+)$")
+    device: str = Field(
+        description="gpu0, gpu1, ... or cpu; host/cpu where several hosts run one model",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,62}/)?(cpu|gpu[0-9]+)$",
+    )
     backend: str = Field(description="engine and device kind: mnn:cpu, mnn:cuda, ...")
     precision: Precision = Field(description="of the weights as the bundle stores them")
     first_block: int | None = Field(default=None, ge=0, description="null: no blocks, lm_head only")
@@ -98,6 +101,11 @@ class Stage(Document):
     )
     free_bytes: int | None = Field(default=None, description="memory of the device when planned")
     free_provenance: Provenance | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether a processor runs this stage."""
+        return self.device.rpartition("/")[2] == "cpu"
 
     @property
     def blocks(self) -> range:
@@ -201,7 +209,7 @@ class Plan(Document):
                         f" expected {expected}"
                     )
             expected += len(stage.blocks)
-            on_gpus += 0 if stage.device == "cpu" else len(stage.blocks)
+            on_gpus += 0 if stage.on_cpu else len(stage.blocks)
         if (self.gpu_blocks, self.cpu_blocks) != (on_gpus, expected - on_gpus):
             raise ValueError(
                 f"gpu_blocks {self.gpu_blocks} and cpu_blocks {self.cpu_blocks} disagree with the"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from runtime.cli.generation_options import generation_options
+from runtime.cli.on_cluster import cluster_options, target_on_cluster
 from runtime.cli.planning import planning_options
 from runtime.cli.target import target_options
 from scheduler.planning import Planning
+
+if TYPE_CHECKING:
+    from runtime.cluster.frames import WireDtype
 
 _LONGEST_PROMPT_BYTES = 16 << 20
 
@@ -20,6 +25,7 @@ _LONGEST_PROMPT_BYTES = 16 << 20
 @target_options
 @planning_options(default_model="tiny-glm")
 @generation_options
+@cluster_options
 @click.option("--raw", is_flag=True, help="Continue PROMPT itself, without the chat template.")
 @click.option("--stats", is_flag=True, help="Print measured times per stage to stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print answer and measured times as JSON.")
@@ -34,6 +40,8 @@ def command(
     top_p: float,
     seed: int,
     system: str | None,
+    cluster: str | None,
+    wire: WireDtype,
     raw: bool,
     stats: bool,
     as_json: bool,
@@ -46,8 +54,10 @@ def command(
     glm-plan run "法国的首都是哪里？"
     glm-plan run --gpu-blocks 5 "What is the capital of France?"
     glm-plan run --bundle DIR --vram 11 "Hello"
+    glm-plan run --cluster auto "Hello"       over the hosts of a Ray cluster
     """
     from runtime.article.greedy import require_greedy
+    from runtime.bundle_spec import spec_of_bundle
     from runtime.chat_format import holds_conversations
     from runtime.cli.interrupt import interruptible
     from runtime.cli.session import open_session
@@ -58,12 +68,17 @@ def command(
 
     question = _question(prompt)
     sampling = Sampling(temperature, top_k, top_p, seed)
-    plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
+    start = None
+    if cluster is None:
+        plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
+    else:
+        plan, bundle, start = target_on_cluster(cluster, wire, planning, bundle_dir, plan_file)
+        spec = spec_of_bundle(bundle)
     require_greedy(bundle, sampling)
     generation = Generation()
     if not (raw or holds_conversations(bundle)):
         click.echo(f"{plan.model} has no chat template: it continues the text.", err=True)
-    opened = open_session(plan, spec, bundle, system, raw=raw)
+    opened = open_session(plan, spec, bundle, system, raw=raw, start=start)
     with opened as session, interruptible() as interrupt:
         pieces = []
         stream = session.conversation.ask(question, sampling, max_tokens, generation)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,10 +17,13 @@ from runtime.engine import Engine
 from runtime.launch import StageLaunch
 from runtime.launch_here import launches_here
 from runtime.memory_watch import deviations, held_now, memory_needs
-from runtime.pipeline import ProgressCallback
+from runtime.pipeline import Pipeline, ProgressCallback
 from runtime.worker import Loaded
 from scheduler.model import ModelSpec
 from scheduler.plan import Plan
+
+if TYPE_CHECKING:
+    from runtime.cluster.start import ClusterStart
 
 
 @dataclass(frozen=True)
@@ -39,24 +43,41 @@ class Session:
 
 @contextmanager
 def open_session(
-    plan: Plan, spec: ModelSpec, bundle: Bundle, system: str | None = None, *, raw: bool = False
+    plan: Plan,
+    spec: ModelSpec,
+    bundle: Bundle,
+    system: str | None = None,
+    *,
+    raw: bool = False,
+    start: ClusterStart | None = None,
 ) -> Iterator[Session]:
     """Load the model as planned; end its workers afterwards. ``raw``: without chat template.
+
+    `start` starts the stages on the hosts of a cluster.
 
     Notes such as "asked for CUDA, running on CPU", and memory beyond the plan, go to stderr. Raises
     PlanError when RAM is short and what the bundle, the backends and the engine raise.
     """
-    launches = launches_here(plan, spec, bundle)
+    launches = launches_here(plan, spec, bundle) if start is None else start.launches
     for launch in launches:
         if launch.fallback:
             click.echo(f"{launch.device}: {launch.fallback}", err=True)
     chat_format = chat_format_of(bundle, raw=raw)
     with _load_progress(launches) as on_progress:
-        engine = Engine(bundle, launches, plan.context_tokens, on_progress, slots=plan.slots)
+        engine = Engine(
+            bundle,
+            launches,
+            plan.context_tokens,
+            on_progress,
+            slots=plan.slots,
+            cores=None if start is None else start.cores,
+            start_pipeline=start or Pipeline,
+        )
     with engine:
-        needs = memory_needs(plan, spec, launches, engine.slots)
-        for deviation in deviations(needs, held_now(needs, engine.pipeline.process_ids)):
-            click.echo(deviation, err=True)
+        if start is None:  # else other machines hold it
+            needs = memory_needs(plan, spec, launches, engine.slots)
+            for deviation in deviations(needs, held_now(needs, engine.pipeline.process_ids)):
+                click.echo(deviation, err=True)
         yield Session(plan, bundle, engine, Conversation(engine, chat_format, system))
 
 

@@ -34,6 +34,7 @@ class StageActor:
     handle: Any
     address: Address
     fetched_bytes: int
+    started: float  # by the driver's clock
 
 
 def start_actors(
@@ -51,7 +52,7 @@ def start_actors(
     `shared`: files at the bundle's own path are used in place on nodes that see them there. Raises
     EngineError where a node does not start one, BundleError where a file arrives damaged.
     """
-    old = {one.placed: one.handle for one in kept if _lives(one)}
+    old = {one.placed: one for one in kept if _lives(one)}
     handles: list[Any] = []
     try:
         for one in kept:
@@ -59,10 +60,11 @@ def start_actors(
                 end_actor(one.handle)
         for number, stage in enumerate(placed):
             name = f"{ACTOR_PREFIX}{run} {number} {time.time_ns()}"
-            handle = old.get(stage)
-            handles.append(handle or _create(name, stage, bundle, secret, shared))
+            known = old.get(stage)
+            handles.append(known.handle if known else _create(name, stage, bundle, secret, shared))
         with ThreadPoolExecutor(len(placed)) as pool:
-            return list(pool.map(_supply, placed, handles, repeat(bundle)))
+            supplied = pool.map(_supply, placed, handles, repeat(bundle))
+            return [old.get(stage, actor) for stage, actor in zip(placed, supplied, strict=True)]
     except BaseException:
         for handle in handles:
             end_actor(handle)
@@ -103,7 +105,8 @@ def _supply(placed: PlacedStage, handle: Any, bundle: Bundle) -> StageActor:
     missing = answer(handle.missing.remote(files), what, _FILE_SECONDS)
     for file in missing:
         _send(handle, bundle.file(file), file, what)
-    return StageActor(placed, handle, address, sum(file.size_bytes for file in missing))
+    fetched_bytes = sum(file.size_bytes for file in missing)
+    return StageActor(placed, handle, address, fetched_bytes, time.monotonic())
 
 
 def _send(handle: Any, path: Path, file: BundleFile, what: str) -> None:

@@ -29,11 +29,13 @@ from runtime.cluster.wire import SECRET_BYTES
 from runtime.launch import StageLaunch
 from runtime.pipeline import Finished, ProgressCallback, StepTime
 from runtime.step_message import Kind, Reply, Status, StepMessage
-from scheduler.errors import EngineError, GlmPlanError
+from scheduler.errors import EngineError, GlmPlanError, StageFailedError
 
 _log = logging.getLogger(__name__)
 _GROW = b"grow"
 _RECOVERED = b"recovered"
+_MOST_LOSSES = 6
+_LOSSES_SECONDS = 300.0  # so many within this time, and the run ends
 
 
 class ClusterPipeline:
@@ -84,6 +86,9 @@ class ClusterPipeline:
         self._recovering: threading.Thread | None = None
         self._recovered: RunningChain | EngineError | None = None
         self._closed = False
+        self._restarts: dict[str, int] = {}
+        self._started: dict[str, float] = {}  # when the present actor of a device was
+        self._lost: deque[float] = deque(maxlen=_MOST_LOSSES)
         # The launches of all devices that ever had a stage; a lost one has no blocks.
         self.launches: list[StageLaunch] = []
         self._adopt(start_chain(self._order, placed, on_progress=on_progress))
@@ -103,6 +108,11 @@ class ClusterPipeline:
             one.device: replace(one, block_files=(), lm_head_file=None) for one in self.launches
         }
         launches |= {one.launch.device: one.launch for one in chain.placed}
+        for actor in chain.actors:
+            device = actor.placed.launch.device
+            if actor.started > self._started.setdefault(device, actor.started):
+                self._started[device] = actor.started
+                self._restarts[device] = self._restarts.get(device, 0) + 1
         self.launches = list(launches.values())
         self._places = [list(launches).index(one.launch.device) for one in chain.placed]
         self.rss_bytes = [0] * len(launches)
@@ -137,6 +147,11 @@ class ClusterPipeline:
     def resident_bytes(self) -> list[int]:
         """Resident memory of each stage's process, as it said in the last seconds."""
         return list(self._resident)
+
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """How often each stage was started again."""
+        return tuple(self._restarts.get(one.device, 0) for one in self.launches)
 
     def next_sequence(self) -> int:
         """A number for the next message."""
@@ -246,6 +261,10 @@ class ClusterPipeline:
         if loss is not None:
             _log.warning("%s", loss)
             self.last_loss = loss
+            now = time.monotonic()
+            if len(self._lost) == _MOST_LOSSES and now - self._lost[0] < _LOSSES_SECONDS:
+                raise StageFailedError(f"{loss} That is too often: it is not started again.")
+            self._lost.append(now)
         self.losses += 1
         self.ready = False
         self._broken = None
@@ -262,7 +281,7 @@ class ClusterPipeline:
         try:
             self._recovered = recover(self._order, self._replan, actors)
         except GlmPlanError as error:
-            self._recovered = EngineError(str(error))
+            self._recovered = StageFailedError(str(error))
         except Exception as error:
             _log.exception("recovery failed")
             self._recovered = EngineError(f"recovery failed: {error!r}.")

@@ -37,6 +37,11 @@ class ClusterStart:
         """What starts, stage by stage."""
         return [one.launch for one in self.placed]
 
+    @property
+    def cores(self) -> int:
+        """Threads of all stages together: those of different hosts do not share cores."""
+        return sum(one.launch.threads for one in self.placed)
+
     def __call__(
         self,
         launches: list[StageLaunch],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from runtime.bundle import Bundle, select_variant
@@ -42,3 +43,20 @@ def split(
         placed.append(PlacedStage(launch, node))
         first += count
     return placed
+
+
+@dataclass(frozen=True)
+class EvenSplit:
+    """A Replan: the blocks over all nodes that are there but the first, which only drives."""
+
+    bundle: Bundle
+
+    def __call__(self, present: Sequence[ClusterNode]) -> list[PlacedStage]:
+        """Stages in the order of the nodes' names."""
+        workers = [node for node in present if node.name != "a"]
+        blocks = self.bundle.manifest.geometry.blocks
+        counts = [
+            blocks // len(workers) + (number < blocks % len(workers))
+            for number in range(len(workers))
+        ]
+        return split(self.bundle, workers, counts)

@@ -22,14 +22,19 @@ class LocalCluster:
         os.environ["PYTHONPATH"] = os.pathsep.join(
             [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # machines may be busy
         load_ray()
         from ray.cluster_utils import Cluster
 
         self._folder = folder
         self._cluster = Cluster()
         self._nodes: dict[str, Any] = {}
-        for number, count in enumerate(cpus):
-            self.add("abcdefgh"[number], count)
+        try:
+            for number, count in enumerate(cpus):
+                self.add("abcdefgh"[number], count)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def address(self) -> str:

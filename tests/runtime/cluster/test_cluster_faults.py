@@ -1,0 +1,93 @@
+"""Nodes and processes of a real Ray cluster are killed under many answers: all end right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from runtime.bundle import Bundle, open_bundle
+from runtime.cluster.cluster_pipeline import ClusterPipeline
+from runtime.cluster.ray_door import join, nodes
+from runtime.cluster.start import ClusterStart
+from runtime.engine import Engine
+from runtime.sampling import Sampling
+from runtime.stream import Stream
+from tests.support.cluster_splits import EvenSplit
+from tests.support.engines import start_engine
+from tests.support.ray_cluster import LocalCluster
+from tests.support.tiny import TINY_BUNDLE
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+CONTEXT, TOKENS, REQUESTS, SLOTS = 256, 100, 20, 4
+WILD = Sampling(temperature=3.0, top_k=40, seed=2)
+
+
+@pytest.fixture
+def cluster(tmp_path: Any) -> Iterator[LocalCluster]:
+    local = LocalCluster(tmp_path, cpus=(1, 1, 1))
+    try:
+        join(local.address)
+        yield local
+    finally:
+        local.close()
+
+
+def ask(engine: Engine, bundle: Bundle) -> list[Stream]:
+    """Twenty requests, every other one sampled."""
+    tokens = bundle.manifest.tokens
+    assert tokens is not None
+    return [
+        engine.submit(
+            [20 + n, 31 * n + 5, 42, tokens.gmask, tokens.bos],
+            WILD if n % 2 else Sampling(),
+            TOKENS,
+            ignore_end=True,
+        )
+        for n in range(REQUESTS)
+    ]
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def test_a_killed_process_and_a_killed_node_change_no_answer(cluster: LocalCluster) -> None:
+    """Then the node returns, and is used again when nothing runs."""
+    bundle = open_bundle(TINY_BUNDLE)
+    with start_engine(bundle, slots=SLOTS, context=CONTEXT) as engine:
+        expected = [list(stream) for stream in ask(engine, bundle)]
+    replan = EvenSplit(bundle)
+    placed = tuple(replan(nodes()))
+    start = ClusterStart("auto", placed, bundle, replan, shared=False)
+    with Engine(
+        bundle, start.launches, CONTEXT, slots=SLOTS, cores=2, start_pipeline=start
+    ) as engine:
+        pipeline = engine.pipeline
+        assert isinstance(pipeline, ClusterPipeline)
+        streams = ask(engine, bundle)
+        given = [next(streams[0]) for _ in range(5)]
+        victim = pipeline.process_ids[1]
+        os.kill(victim, signal.SIGKILL)
+        given += [next(streams[0]) for _ in range(20)]
+        assert pipeline.losses == 1
+        assert "the stage of c/cpu (mnn:cpu, blocks 4-7) is lost" in str(pipeline.last_loss)
+        assert victim not in pipeline.process_ids
+        assert not pipeline.degraded
+        cluster.kill("c")
+        answers = [given + list(streams[0]), *(list(stream) for stream in streams[1:])]
+        assert answers == expected
+        assert pipeline.losses == 2
+        assert [one.launch.device for one in pipeline.placed] == ["b/cpu"]
+        assert pipeline.degraded == ["c is lost; b compute its blocks"]
+        cluster.add("c")
+        until(lambda: not pipeline.degraded, "the node that returned is not used")
+        assert [one.launch.device for one in pipeline.placed] == ["b/cpu", "c/cpu"]
+        assert [list(stream) for stream in ask(engine, bundle)] == expected
