@@ -49,4 +49,5 @@ def worker_config(
         lm_head_file=launch.lm_head_file,
         layout=launch.layout,
         loop=loop,
+        memory_limit_bytes=launch.memory_limit_bytes,
     )

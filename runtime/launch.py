@@ -18,6 +18,13 @@ from scheduler.plan import Plan, Precision, Stage
 from scheduler.units import format_size
 
 _CPU_BACKENDS = ("mnn:cpu", "ort:cpu")
+# Other GPU backends need an MNN built from source, for which there is no one command.
+_EXTRAS = {
+    "ort:webgpu": "gpu",
+    "ort:cuda": "cuda",
+    "ort:directml": "directml",
+    "ort:openvino": "openvino",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class StageLaunch:
     layout: Layout = "glm-plan"
     precision: Precision = "fp32"
     fine_scales: bool = False  # activations quantised in groups as small as the weights'
+    memory_limit_bytes: int | None = None  # what the plan was given of the device's memory
 
     @property
     def block_span(self) -> str:
@@ -56,6 +64,23 @@ class StageLaunch:
         if asked == really:  # another engine
             return f"asked for {self.asked_backend}, running on {self.backend}"
         return f"asked for {asked.upper()}, running on {really.upper()}"
+
+    @property
+    def remedy(self) -> str | None:
+        """The one command that would add what the plan asked for and is missing here."""
+        if self.fallback is None or self.asked_backend in _CPU_BACKENDS:
+            return None
+        extra = _EXTRAS.get(self.asked_backend)
+        if extra is not None:
+            return f"pip install 'glm-plan[{extra}]' adds {self.asked_backend}"
+        return "pip install 'glm-plan[gpu]' adds GPUs of any vendor, for --gpu-backend ort:webgpu"
+
+    @property
+    def notice(self) -> str | None:
+        """What is not as planned and how to change it, in one line."""
+        if self.fallback is None:
+            return None
+        return f"{self.device}: {self.fallback}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 def launches_of(
@@ -112,6 +137,7 @@ def launch_of(
         layout=bundle.layout,
         precision=stage.precision,
         fine_scales=any(one.fine_scales for one in variants),
+        memory_limit_bytes=None if backend in _CPU_BACKENDS else stage.free_bytes,
     )
 
 
@@ -182,7 +208,8 @@ def check_ram(
     cause = "".join(f" ({launch.device} {launch.fallback})" for launch in fallen)
     remedy = "choose a lower --precision or a smaller --context"
     if fallen:
-        remedy += ", or install an MNN built with that backend (README: GPU support)"
+        added = dict.fromkeys(launch.remedy for launch in fallen if launch.remedy)
+        remedy = ", or ".join([remedy, *added])
     raise PlanError(
         f"running {plan.model} needs {format_size(needed_bytes)} of RAM{cause} and"
         f" {format_size(available_bytes)} are available; {remedy}."

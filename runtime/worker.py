@@ -40,6 +40,7 @@ class WorkerConfig:
     lm_head_file: Path | None
     layout: Layout
     loop: LoopConfig
+    memory_limit_bytes: int | None = None  # of the device, for all that this process holds there
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def load_stage(config: WorkerConfig, tell: Callable[[Loaded], None]) -> Stage | 
             config.head_dim,
             config.half_arithmetic,
             config.fine_scales,
+            config.memory_limit_bytes,
         )
     )
     process = psutil.Process()

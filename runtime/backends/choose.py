@@ -12,11 +12,13 @@ def open_backend(
     head_dim: int,
     half_arithmetic: bool,
     fine_scales: bool = False,
+    limit_bytes: int | None = None,
 ) -> Backend:
     """The backend of this name (``mnn:cpu``, ``ort:webgpu``, ...), in the worker that owns it.
 
     `half_arithmetic` lets a GPU stage of ONNX Runtime multiply fp16 weights as fp16;
-    `fine_scales` is MNN's, see `runtime_manager`. Raises EngineError when the engine or the device
+    `fine_scales` is MNN's, see `runtime_manager`. `limit_bytes` bounds what ONNX Runtime takes of a
+    device's memory. Raises EngineError when the engine or the device
     cannot be started.
     """
     engine, _, kind = name.partition(":")
@@ -30,4 +32,4 @@ def open_backend(
         return OrtBackend(kind, threads, kv_heads, head_dim)
     from runtime.backends.ort_device import OrtDeviceBackend
 
-    return OrtDeviceBackend(kind, threads, kv_heads, head_dim, half_arithmetic)
+    return OrtDeviceBackend(kind, threads, kv_heads, head_dim, half_arithmetic, limit_bytes)

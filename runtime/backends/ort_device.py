@@ -30,12 +30,19 @@ class OrtDeviceBackend:
     """Blocks and lm_head on a GPU provider: `kind` webgpu, cuda or directml.
 
     With `half_arithmetic`, weights stored as fp16 are multiplied as fp16 where the device can.
+    `limit_bytes` of the device's memory are for this stage.
     """
 
     def __init__(
-        self, kind: str, threads: int, kv_heads: int, head_dim: int, half_arithmetic: bool
+        self,
+        kind: str,
+        threads: int,
+        kv_heads: int,
+        head_dim: int,
+        half_arithmetic: bool,
+        limit_bytes: int | None = None,
     ) -> None:
-        self._run = DeviceRun(kind, threads)
+        self._run = DeviceRun(kind, threads, limit_bytes)
         self._maker = CacheMaker(self._run, kv_heads, head_dim)
         self._copies = self._run.open(ort_graphs.copies({"x": 3, "mask": 4, "cos": 4, "sin": 4}))
         self._half = half_arithmetic and self._multiplies_in_half()
@@ -71,11 +78,13 @@ class OrtDeviceBackend:
     def load_block(self, path: Path) -> None:
         """Append the block in this file to the run of blocks."""
         model = ort_graphs.device_block(path, self._half)
-        self._blocks.append(_Block(self._run.open(model, path.parent), path.name))
+        weights = ort_graphs.weights_bytes(path)
+        self._blocks.append(_Block(self._run.open(model, path.parent, weights), path.name))
 
     def load_lm_head(self, path: Path) -> None:
         """Load the final norm and vocabulary projection."""
-        self._lm_head = self._run.open(ort_graphs.device_lm_head(path, self._half), path.parent)
+        model, weights = ort_graphs.device_lm_head(path, self._half), ort_graphs.weights_bytes(path)
+        self._lm_head = self._run.open(model, path.parent, weights)
 
     def arrange(self, group: int, rows: int, capacity: int, sources: Sequence[int]) -> None:
         """Shape a group's cache; blocks change one after another, so that few bytes are twice."""
@@ -136,6 +145,8 @@ class OrtDeviceBackend:
                 block.name,
                 in_place=_named("next", nothing),
                 to_host=self._last(number),
+                # Each block would keep the scratch of its longest prompt.
+                gives_back=True,
             )
             if cache.shape != shape:  # the group may have been arranged anew since the last block
                 shape = cache.shape

@@ -209,6 +209,12 @@ def load_graph(path: Path) -> onnx.ModelProto:
         ) from error
 
 
+def weights_bytes(path: Path) -> int:
+    """Bytes of the weights beside the graph in this file, as they are stored."""
+    entries = (entry for one in load_graph(path).graph.initializer for entry in one.external_data)
+    return sum(int(entry.value) for entry in entries if entry.key == "length")
+
+
 def _integers(name: str, values: list[int]) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array(values, np.int64), name)
 

@@ -62,10 +62,28 @@ def clash(distributions: list[str]) -> str | None:
     )
 
 
-def open_session(model: Path | bytes, kind: str, threads: int, folder: Path | None = None) -> Any:
+def provider_options(kind: str, limit_bytes: int | None = None) -> dict[str, str]:
+    """What a session tells its provider; `limit_bytes` is for all memory of this session.
+
+    Only CUDA's provider has a limit. WebGPU's and DirectML's have none (ONNX Runtime 1.27).
+    """
+    options = dict(_OPTIONS.get(kind, {}))
+    if kind == "cuda" and limit_bytes is not None:
+        options["gpu_mem_limit"] = str(limit_bytes)
+    return options
+
+
+def open_session(
+    model: Path | bytes,
+    kind: str,
+    threads: int,
+    folder: Path | None = None,
+    limit_bytes: int | None = None,
+) -> Any:
     """A session of this model on the provider of `kind`.
 
-    `model` is a file, or a serialised model whose weights lie in `folder`. Raises EngineError when
+    `model` is a file, or a serialised model whose weights lie in `folder`; `limit_bytes` is as in
+    `provider_options`. Raises EngineError when
     ONNX Runtime cannot load it, or loads it elsewhere than on that provider.
     """
     import onnxruntime
@@ -95,7 +113,7 @@ def open_session(model: Path | bytes, kind: str, threads: int, folder: Path | No
         session = onnxruntime.InferenceSession(
             str(model) if isinstance(model, Path) else model,
             options,
-            providers=[(PROVIDERS[kind], _OPTIONS.get(kind, {}))],
+            providers=[(PROVIDERS[kind], provider_options(kind, limit_bytes))],
             enable_fallback=0,  # to the CPU, when the provider cannot start
         )
     except Exception as error:  # each failure of ONNX Runtime is a class of its own
@@ -144,10 +162,10 @@ def operators_on_cpu(session: Any) -> set[str]:
     }
 
 
-def run(session: Any, binding: Any, what: str) -> None:
+def run(session: Any, binding: Any, what: str, options: Any = None) -> None:
     """Run a bound session; EngineError when it fails."""
     try:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
     except Exception as error:
         raise EngineError(
             f"ONNX Runtime failed in {what}: {_first_line(error)}; most likely the device ran out"

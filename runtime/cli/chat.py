@@ -77,8 +77,8 @@ def command(
         def show_plan() -> None:
             show(plan)
             for launch in session.launches:
-                if launch.fallback:
-                    click.echo(f"{launch.device}: {launch.fallback}")
+                if launch.notice:
+                    click.echo(launch.notice)
 
         talk = LocalTalk(session.conversation, sampling, max_tokens)
         chat_loop(talk, show_plan, config_dir() / "chat_history")

@@ -64,6 +64,6 @@ def command(
     plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
     launches = launches_here(plan, spec, bundle)
     for launch in launches:
-        if launch.fallback:
-            announce(f"{launch.device}: {launch.fallback}")
+        if launch.notice:
+            announce(launch.notice)
     serve(ServedModel(plan, bundle, launches, settings.queue), settings)

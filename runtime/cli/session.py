@@ -60,8 +60,8 @@ def open_session(
     """
     launches = launches_here(plan, spec, bundle) if start is None else start.launches
     for launch in launches:
-        if launch.fallback:
-            click.echo(f"{launch.device}: {launch.fallback}", err=True)
+        if launch.notice:
+            click.echo(launch.notice, err=True)
     chat_format = chat_format_of(bundle, raw=raw)
     with _load_progress(launches) as on_progress:
         engine = Engine(

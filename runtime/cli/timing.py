@@ -29,6 +29,7 @@ def timing_json(launches: list[StageLaunch], generation: Generation) -> dict[str
                 "asked_backend": launch.asked_backend,
                 "backend": launch.backend,
                 "fallback": launch.fallback,
+                "remedy": launch.remedy,
                 "blocks": launch.block_span,
                 "prefill_seconds": generation.prefill and generation.prefill.stage_seconds[number],
                 "decode_seconds_per_token": per_token

@@ -57,7 +57,16 @@ def test_json_on_stdout_is_json_alone_and_names_the_fallback() -> None:
     stages = answer["timing"]["stages"]
     assert [stage["blocks"] for stage in stages] == ["0-4", "5-7"]
     assert stages[0]["fallback"] == "asked for CUDA, running on CPU"
-    assert "asked for CUDA, running on CPU" in done.stderr
+    assert "asked for CUDA, running on CPU; pip install 'glm-plan[gpu]' adds" in done.stderr
+    assert "pip install 'glm-plan[gpu]'" in stages[0]["remedy"]
+
+
+def test_run_and_chat_name_the_command_that_adds_a_gpu() -> None:
+    for command in (("run", "你好"), ("chat",)):
+        done = glm_plan(*command, "--vram", "11", text="/quit\n")
+        assert done.returncode == 0, done.stderr
+        said = "gpu0: asked for CUDA, running on CPU; pip install 'glm-plan[gpu]' adds GPUs of any"
+        assert said in done.stderr
 
 
 def test_a_saved_plan_runs_and_contradictions_are_refused(tmp_path: Path) -> None:

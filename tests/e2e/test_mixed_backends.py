@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from runtime.bundle import Bundle, open_bundle
@@ -125,6 +127,31 @@ def test_any_mix_and_split_stays_near_the_reference(
             wanted = expected.logits[-1]
             error = np.linalg.norm(stages[1].lm_head(last)[0] - wanted) / np.linalg.norm(wanted)
             assert error < TOLERANCE[precision], (first, second, cut)
+
+
+def test_stages_that_wait_use_no_processor(random_bundle: Bundle) -> None:
+    """Processor time, not time: threads that spin would use a second of it in a second, each."""
+    plan = make_plan(
+        PlanRequest(
+            spec_of_bundle(random_bundle),
+            vram_bytes=(1 << 33,),
+            gpu_blocks=1,
+            gpu_precision="fp32",
+            cpu_precision="fp32",
+            context=CONTEXT,
+            gpu_backend="ort:cpu",
+            cpu_backend="mnn:cpu",
+        )
+    )
+    launches = launches_of(plan, random_bundle, WORKING, {}, 2)
+    with Engine(random_bundle, launches, CONTEXT) as engine:
+        list(engine.generate([*range(20, 40)], Sampling(), 4, Generation()))
+        workers = psutil.Process().children(recursive=True)
+        before = [sum(worker.cpu_times()[:2]) for worker in workers]
+        time.sleep(1.0)
+        used = [sum(one.cpu_times()[:2]) - was for one, was in zip(workers, before, strict=True)]
+    assert len(used) >= 2
+    assert max(used) < 0.2
 
 
 def test_the_tiny_model_answers_alike_with_its_first_stage_on_a_device(

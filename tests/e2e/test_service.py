@@ -204,6 +204,7 @@ def test_plan_status_and_what_if(server: Server) -> None:
     assert (status["slots"], len(step["stages"])) == (4, 2)
     health = server.client.get("/health")
     assert health.json()["degraded"] == ["gpu0: asked for CUDA, running on CPU"]
+    assert any("pip install 'glm-plan[gpu]' adds" in line for line in server.lines)
     asked = {"model": "chatglm-6b", "vram": ["11"]}
     planned = server.client.post("/plan/what-if", json=asked).json()
     assert (planned["gpu_blocks"], planned["cpu_blocks"]) == (23, 5)

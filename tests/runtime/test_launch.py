@@ -35,6 +35,12 @@ def test_a_missing_gpu_backend_falls_back_and_says_so() -> None:
     assert (gpu.device, gpu.backend, gpu.cuda_device) == ("gpu0", "mnn:cpu", None)
     assert gpu.fallback == "asked for CUDA, running on CPU"
     assert cpu.fallback is None
+    # MNN with CUDA has to be built; one command brings another backend.
+    assert gpu.notice == (
+        "gpu0: asked for CUDA, running on CPU; pip install 'glm-plan[gpu]' adds GPUs of any vendor,"
+        " for --gpu-backend ort:webgpu"
+    )
+    assert cpu.notice is None
     assert [number for number, _ in gpu.block_files] == [0, 1, 2, 3, 4]
     assert [number for number, _ in cpu.block_files] == [5, 6, 7]
     assert gpu.lm_head_file is None
@@ -61,7 +67,10 @@ def test_ram_that_is_too_small_is_refused_with_numbers_before_loading() -> None:
     launches = launches_of(plan, bundle, CPU_ONLY, {}, 2)
     spec = spec_of_bundle(bundle)
     check_ram(plan, spec, launches, 8 << 30)
-    with pytest.raises(PlanError, match=r"needs .* MiB of RAM .*CUDA.* and 100.0 MiB are availab"):
+    said = (
+        r"needs .* MiB of RAM .*CUDA.* and 100.0 MiB are available.*pip install 'glm-plan\[gpu\]'"
+    )
+    with pytest.raises(PlanError, match=said):
         check_ram(plan, spec, launches, 100 << 20)
 
 
@@ -87,6 +96,16 @@ def test_backends_are_what_the_user_says_and_fall_back_to_the_files_there_are(
     assert cpu.lm_head_file == out / "ort-fp16" / "lm_head.onnx"
     gpu, _ = launches_of(plan, bundle, frozenset({"mnn:cpu", "ort:cpu"}), {}, 2)
     assert (gpu.backend, gpu.fallback) == ("ort:cpu", "asked for WEBGPU, running on CPU")
+    assert gpu.remedy == "pip install 'glm-plan[gpu]' adds ort:webgpu"
+
+
+def test_a_device_stage_is_told_what_the_plan_was_given() -> None:
+    bundle = open_bundle(TINY_BUNDLE)
+    plan = plan_of(bundle)
+    gpu, cpu = launches_of(plan, bundle, CPU_ONLY | {"mnn:cuda"}, {"gpu0": "GPU-abc"}, 2)
+    assert (gpu.memory_limit_bytes, cpu.memory_limit_bytes) == (1 << 30, None)
+    gpu, _ = launches_of(plan, bundle, CPU_ONLY, {}, 2)
+    assert gpu.memory_limit_bytes is None  # it runs in RAM
 
 
 def test_webgpu_knows_one_adapter() -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.backends import ort_graphs
 from runtime.backends.ort import OrtBackend
-from runtime.backends.ort_session import clash
-from runtime.bundle import Bundle
+from runtime.backends.ort_device_run import DeviceRun
+from runtime.backends.ort_session import clash, provider_options
+from runtime.bundle import Bundle, select_variant
 from runtime.stage import Step
 from runtime.step_inputs import Row
 from scheduler.errors import EngineError
@@ -62,6 +64,32 @@ def test_a_damaged_file_is_one_sentence(mixed, tmp_path: Path):
     damaged.write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"cannot load .*block\.onnx on cpu"):
         OrtBackend("cpu", 1, 4, 32).load_block(damaged)
+
+
+def test_cuda_is_told_what_it_may_take():
+    options = provider_options("cuda", 5 << 30)
+    assert options["gpu_mem_limit"] == str(5 << 30)
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert "gpu_mem_limit" not in provider_options("cuda")
+    assert provider_options("webgpu", 5 << 30) == {}
+
+
+def test_weights_beyond_what_the_plan_was_given_are_refused_before_they_are_loaded(mixed):
+    bundle, _ = mixed
+    variant = select_variant(bundle.manifest, "block_0", "ort", "fp32").variant
+    path = bundle.file(variant.files[0])
+    weights = ort_graphs.weights_bytes(path)
+    # Attention, MLP and biases of a block of width 128.
+    assert weights == pytest.approx(4 * 12 * 128 * 128, rel=0.05)
+    run = DeviceRun("webgpu", 1, limit_bytes=weights - 1)
+    with pytest.raises(EngineError, match=r"of weights, and of the .*\(--gpu-blocks\)"):
+        run.open(b"no model", path.parent, weights)
+    # One that fits is loaded, or rather not, being none; its weights are counted.
+    run = DeviceRun("webgpu", 1, limit_bytes=weights)
+    with pytest.raises(EngineError, match="cannot load"):
+        run.open(b"no model", path.parent, weights)
+    with pytest.raises(EngineError, match=r" 0 bytes are left| 0(\.0+)? \w+ are left"):
+        run.open(b"no model", path.parent, 1 << 20)
 
 
 def test_a_clash_of_packages_is_explained():
