@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.bundle import Bundle
 from runtime.launch import StageLaunch
@@ -12,6 +12,9 @@ from runtime.logits import TokenLogprobs
 from runtime.pipeline import StepTime
 from runtime.sampling import Sampling
 from runtime.stream import FinishReason
+
+if TYPE_CHECKING:
+    from runtime.cluster.start import ClusterStart
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class EngineConfig:
     context_tokens: int
     slots: int
     log_level: int  # of the service
+    start: ClusterStart | None = None  # on the hosts of a cluster
 
 
 @dataclass(frozen=True)

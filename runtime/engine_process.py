@@ -35,6 +35,7 @@ from runtime.engine_messages import (
 )
 from runtime.launch import StageLaunch
 from runtime.logits import TokenLogprobs
+from runtime.pipeline import Pipeline
 from runtime.stream import Generation, Item, Stream
 from runtime.worker import Loaded
 from scheduler.errors import EngineError, GlmPlanError, StageFailedError
@@ -69,7 +70,13 @@ def _load(config: EngineConfig, sender: _Sender) -> Engine:
         sender.send(PartLoaded(numbers[launch.device], part.rss_bytes))
 
     return Engine(
-        config.bundle, config.launches, config.context_tokens, on_progress, slots=config.slots
+        config.bundle,
+        config.launches,
+        config.context_tokens,
+        on_progress,
+        slots=config.slots,
+        cores=None if config.start is None else config.start.cores,
+        start_pipeline=config.start or Pipeline,
     )
 
 

@@ -7,24 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runtime.cli.on_cluster import cluster_options, target_on_cluster
 from runtime.cli.planning import planning_options
 from runtime.cli.serve_options import ENVIRONMENT_PREFIX, config_option, service_options
 from runtime.cli.target import target_options
 from scheduler.planning import Planning
 
 if TYPE_CHECKING:
+    from runtime.cluster.frames import WireDtype
     from runtime.service.log_lines import LogFormat
 
 
 @click.command(context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX, "show_default": True})
 @target_options
 @planning_options(default_model="tiny-glm", host_flag="--host-profile")
+@cluster_options
 @service_options
 @config_option
 def command(
     planning: Planning,
     bundle_dir: Path | None,
     plan_file: Path | None,
+    cluster: str | None,
+    wire: WireDtype,
     api_key: tuple[str, ...],
     api_key_file: Path | None,
     cors_origin: tuple[str, ...],
@@ -61,9 +66,14 @@ def command(
         api_keys=read_api_keys(api_key, api_key_file), cors_origins=cors_origin, **limits
     )
     configure_logging(log_level, log_format)
-    plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
-    launches = launches_here(plan, spec, bundle)
+    start = None
+    if cluster is None:
+        plan, spec, bundle = target_of(planning, bundle_dir, plan_file)
+        launches = launches_here(plan, spec, bundle)
+    else:
+        plan, bundle, start = target_on_cluster(cluster, wire, planning, bundle_dir, plan_file)
+        launches = start.launches
     for launch in launches:
         if launch.notice:
             announce(launch.notice)
-    serve(ServedModel(plan, bundle, launches, settings.queue), settings)
+    serve(ServedModel(plan, bundle, launches, settings.queue, start), settings)

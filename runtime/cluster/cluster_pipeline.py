@@ -141,8 +141,8 @@ class ClusterPipeline:
 
     @property
     def process_ids(self) -> list[int]:
-        """Operating system ids of the stages' processes, each on its own host."""
-        return [int(one["pid"]) for one in self.statuses() if one]
+        """None: those of the stages are other machines'; `statuses` has them."""
+        return []
 
     def resident_bytes(self) -> list[int]:
         """Resident memory of each stage's process, as it said in the last seconds."""

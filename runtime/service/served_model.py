@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
@@ -20,9 +20,12 @@ from runtime.launch_here import launches_here
 from runtime.pipeline import StepTime
 from runtime.service.admission import Admission
 from runtime.service.errors import ApiError
-from scheduler.errors import EngineError, GlmPlanError
+from scheduler.errors import EngineError, GlmPlanError, PlanError
 from scheduler.fewer_blocks import one_block_fewer
 from scheduler.plan import Plan
+
+if TYPE_CHECKING:
+    from runtime.cluster.start import ClusterStart
 
 State = Literal["loading", "ready", "degraded", "restarting", "failed"]
 
@@ -34,7 +37,15 @@ class ServedModel:
     so.
     """
 
-    def __init__(self, plan: Plan, bundle: Bundle, launches: list[StageLaunch], queue: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        bundle: Bundle,
+        launches: list[StageLaunch],
+        queue: int,
+        start: ClusterStart | None = None,
+    ) -> None:
+        self._start = start  # on the hosts of a cluster
         self.plan = plan
         self.bundle = bundle
         self.launches = launches
@@ -136,10 +147,13 @@ class ServedModel:
 
     def _config(self) -> EngineConfig:
         level = logging.getLogger().getEffectiveLevel()
-        return EngineConfig(self.bundle, self.launches, self.plan.context_tokens, self.slots, level)
+        context = self.plan.context_tokens
+        return EngineConfig(self.bundle, self.launches, context, self.slots, level, self._start)
 
     def _fewer_blocks(self, device: str, reason: str) -> EngineConfig:
         """Plan again with a block fewer on a device; PlanError where that is impossible."""
+        if self._start is not None:
+            raise PlanError("the stages of a cluster are placed anew by their own pipeline.")
         spec = spec_of_bundle(self.bundle)
         threads = max(launch.threads for launch in self.launches)
         plan = one_block_fewer(self.plan, spec, device, reason, threads)

@@ -74,12 +74,12 @@ def test_a_killed_process_and_a_killed_node_change_no_answer(cluster: LocalClust
         assert isinstance(pipeline, ClusterPipeline)
         streams = ask(engine, bundle)
         given = [next(streams[0]) for _ in range(5)]
-        victim = pipeline.process_ids[1]
+        victim = pipeline.statuses()[1]["pid"]
         os.kill(victim, signal.SIGKILL)
         given += [next(streams[0]) for _ in range(20)]
         assert pipeline.losses == 1
         assert "the stage of c/cpu (mnn:cpu, blocks 4-7) is lost" in str(pipeline.last_loss)
-        assert victim not in pipeline.process_ids
+        assert victim not in [one["pid"] for one in pipeline.statuses()]
         assert not pipeline.degraded
         cluster.kill("c")
         answers = [given + list(streams[0]), *(list(stream) for stream in streams[1:])]
