@@ -27,6 +27,7 @@ from scheduler.backend_names import Engine
 from scheduler.errors import BundleError
 from scheduler.plan import Precision
 from scheduler.strict_json import read_strict_json, validation_sentence
+from scheduler.wording import show_value
 
 __all__ = [
     "BUNDLE_SCHEMA",
@@ -107,8 +108,8 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
     if document.get("schema") != BUNDLE_SCHEMA:
         raise BundleError(
-            f"{manifest_path} has the schema {document.get('schema')!r}; this version reads"
-            f" {BUNDLE_SCHEMA!r}, export the checkpoint again."
+            f"{manifest_path} has the schema {show_value(document.get('schema'))}; this version"
+            f" reads {BUNDLE_SCHEMA!r}, export the checkpoint again."
         )
     try:
         manifest = Manifest.model_validate(document)

@@ -129,6 +129,8 @@ def test_other_schema_is_named(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
     write_manifest(bundle, manifest | {"schema": "glm-plan/bundle/2"})
     assert "'glm-plan/bundle/2'" in refusal(bundle)
+    write_manifest(bundle, manifest | {"schema": 70_000 * "x"})
+    assert len(refusal(bundle)) < 1000
 
 
 @pytest.mark.parametrize(
