@@ -116,7 +116,9 @@ def watch(server: Server, end: float, tally: Tally, memory: list[tuple[float, in
             tally.health_gaps.append(time.perf_counter() - before)
             if time.monotonic() - last_weighed > 1:
                 last_weighed = time.monotonic()
-                weight = sum(one.memory_full_info().pss for one in [root, *root.children(recursive=True)])
+                weight = sum(
+                    one.memory_full_info().pss for one in [root, *root.children(recursive=True)]
+                )
                 memory.append((time.monotonic() - began, weight))
             time.sleep(0.005)
 
