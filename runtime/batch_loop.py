@@ -111,10 +111,7 @@ class BatchLoop:
         try:
             while not self._closing:
                 self._end_cancelled()
-                if self._forgetting:
-                    self._forgetting = False
-                    for group in self._groups:
-                        self._drop_unused(group)
+                self._forget_as_told()
                 if self._pipeline.ready:
                     self._admit()
                     for group in self._groups:
@@ -142,6 +139,12 @@ class BatchLoop:
             if self._rung:
                 self._doorbell.recv_bytes()
                 self._rung = False
+
+    def _forget_as_told(self) -> None:
+        if self._forgetting:
+            self._forgetting = False
+            for group in self._groups:
+                self._drop_unused(group)
 
     def _end_cancelled(self) -> None:
         with self._lock:
@@ -200,6 +203,7 @@ class BatchLoop:
             if not self._queue:
                 return
             request = self._queue.popleft()
+        self._forget_as_told()  # which may have been before this request came
         generation = request.stream.generation
         if not generation.replays:
             generation.queued_seconds = time.perf_counter() - generation.started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -97,9 +98,9 @@ def start(tmp_path: Any) -> Iterator[Callable[..., Callable[[int], Stream]]]:
     table.write_bytes(bytes(VOCABULARY * WIDTH * 2))
     loops = []
 
-    def begin(pipeline: LosingPipeline) -> Callable[[int], Stream]:
+    def begin(pipeline: LosingPipeline, *, chunked: bool = False) -> Callable[[int], Stream]:
         embedding = EmbeddingFile(table, VOCABULARY, WIDTH)
-        loop = BatchLoop(pipeline, embedding, (4,), 1, 100, chunked=False)
+        loop = BatchLoop(pipeline, embedding, (4,), 1, 100, chunked=chunked)
         loops.append(loop)
 
         def submit(length: int) -> Stream:
@@ -108,6 +109,7 @@ def start(tmp_path: Any) -> Iterator[Callable[..., Callable[[int], Stream]]]:
             loop.submit(Request(stream, [1] * length, Sampling(), 10, ends, CONTEXT, True))
             return stream
 
+        submit.loop = loop  # type: ignore[attr-defined]
         return submit
 
     yield begin
@@ -147,3 +149,37 @@ def test_a_prompt_that_was_unlucky_twice_is_answered(start: Any) -> None:
     stream = start(pipeline)(5)
     assert list(stream) == [(5 + n) % VOCABULARY for n in range(10)]
     assert stream.generation.replays == 2
+
+
+class Meddled(LosingPipeline):
+    """Calls `meddle` where the batching thread is about to admit requests."""
+
+    meddle: Callable[[], None] | None = None
+
+    @property
+    def ready(self) -> bool:  # type: ignore[override]
+        meddle, self.meddle = self.meddle, None
+        if meddle is not None:
+            meddle()
+        return True
+
+    @ready.setter
+    def ready(self, _: bool) -> None:
+        pass
+
+
+def test_what_was_forgotten_is_not_reused_by_a_request_that_comes_after(start: Any) -> None:
+    pipeline = Meddled(lambda _: False)
+    submit = start(pipeline, chunked=True)
+    list(submit(5))
+    later: queue.SimpleQueue[Stream] = queue.SimpleQueue()
+
+    def meddle() -> None:
+        submit.loop.forget()
+        later.put(submit(5))
+
+    pipeline.meddle = meddle
+    submit.loop.ring()
+    stream = later.get(timeout=30)
+    list(stream)
+    assert stream.generation.reused_tokens == 0

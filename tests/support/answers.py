@@ -7,11 +7,8 @@ from pathlib import Path
 
 from runtime.bundle import Bundle, open_bundle
 from runtime.engine import Engine, Stream
-from runtime.export.exporter import export_bundle
-from runtime.export.request import ExportRequest
 from runtime.sampling import Sampling
 from scheduler.plan import Precision
-from tests.support.llama_checkpoint import LLAMA, write_checkpoint
 from tests.support.tiny import TINY_BUNDLE, TINY_CHECKPOINT
 
 SAMPLED = Sampling(temperature=30.0, seed=5, presence_penalty=1.0)
@@ -21,6 +18,11 @@ def small_bundle(model: str, precision: Precision, folder: Path) -> Bundle:
     """The tiny GLM that ships, or a Llama of three random blocks ("llama")."""
     if (model, precision) == ("tiny", "fp32"):
         return open_bundle(TINY_BUNDLE)
+    # Not above: a worker imports the main module anew, which may import this one.
+    from runtime.export.exporter import export_bundle
+    from runtime.export.request import ExportRequest
+    from tests.support.llama_checkpoint import LLAMA, write_checkpoint
+
     source = TINY_CHECKPOINT
     if model == "llama":
         source = folder / "checkpoint"
