@@ -28,14 +28,23 @@ class Stage:
         self._backend = backend
         self._rotary = RotaryTable(rotary, max_positions)
         self._decode_inputs: dict[int, DecodeInputs] = {}
+        self._shapes: dict[int, tuple[int, int]] = {}  # rows and capacity, by group
 
     def arrange(self, group: int, rows: int, capacity: int, sources: Sequence[int]) -> None:
         """Shape a group's cache, as `Backend.arrange`."""
         self._backend.arrange(group, rows, capacity, sources)
+        self._shapes[group] = rows, capacity
+
+    def grow(self, group: int, rows: int, capacity: int) -> None:
+        """Give a group's cache at least these rows and this capacity; it keeps what it holds."""
+        rows_now, capacity_now = self._shapes.get(group, (0, 0))
+        sources = [row if row < rows_now else -1 for row in range(max(rows, rows_now))]
+        self.arrange(group, len(sources), max(capacity, capacity_now), sources)
 
     def drop(self, group: int) -> None:
         """Give back a group's cache."""
         self._decode_inputs.pop(group, None)
+        self._shapes.pop(group, None)
         self._backend.drop(group)
 
     def decode(

@@ -137,9 +137,7 @@ class StageLoop:
         """Do what this stage has to; whether the message is for later stages too."""
         kind = message.kind
         if kind in (Kind.DECODE, Kind.PREFILL, Kind.ARRANGE):
-            self._stage.arrange(
-                message.group, len(message.sources), message.capacity, message.sources
-            )
+            self._arrange(message)
         if kind is Kind.DECODE:
             self._decode(message)
         elif kind is Kind.PREFILL:
@@ -154,6 +152,14 @@ class StageLoop:
         elif kind is Kind.RESET:
             self._reset()
         return True
+
+    def _arrange(self, message: StepMessage) -> None:
+        rows = len(message.sources)
+        if message.lane == self._lanes.prefill_lane:
+            # Decode steps pass a prompt on its way: what they have arranged since then stays.
+            self._stage.grow(message.group, rows, message.capacity)
+        else:
+            self._stage.arrange(message.group, rows, message.capacity, message.sources)
 
     def _reset(self) -> None:
         """Be as at the start; a prompt that is under way stops where it pauses."""

@@ -61,6 +61,10 @@ class ArticleStage:
         if rows != 1:
             raise EngineError(_ONE_ROW.format(rows))
 
+    def grow(self, group: int, rows: int, capacity: int) -> None:
+        """As `arrange`."""
+        self.arrange(group, rows, capacity, ())
+
     def drop(self, group: int) -> None:
         """Nothing to do: the next prompt begins a new history."""
 
