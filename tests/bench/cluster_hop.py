@@ -3,8 +3,8 @@
     python -m tests.bench.cluster_hop [--calls N]
 
 Beside each other: two chained calls of plain Ray actors that carry the hidden states, and wires
-between the same actors. Then a step of the tiny model over two nodes: all that was neither a stage
-nor lm_head.
+between the same actors. Then steps of the tiny model over two, three and four nodes: all that was
+neither a stage nor lm_head, and what the planner says of it for the links as they were measured.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle import open_bundle
+from runtime.cluster.discover import Discovery, discover
+from runtime.cluster.place import placed_stages
 from runtime.cluster.ray_door import join, load_ray, nodes, on_node
 from runtime.cluster.start import ClusterStart, StayWhereTheyAre
 from runtime.cluster.wire import Wire, WireListener, connect
 from runtime.engine import Engine, Generation
 from runtime.sampling import Sampling
-from tests.support.cluster_splits import split
+from tests.support.cluster_plans import cpu_request, plan_of_counts
 from tests.support.ray_cluster import LocalCluster
 from tests.support.tiny import TINY_BUNDLE
 
 SIZES = {"one row of width 128": 512, "one row of 4,096": 16 << 10, "four rows of 4,096": 64 << 10}
 MOST_BYTES = 1 << 20
+STEPS = ((5, 3), (3, 3, 2), (2, 2, 2, 2))
+CONTEXT = 256
 
 
 class Relay:
@@ -78,7 +82,7 @@ def compare(calls: int) -> None:
         ray.remote(Relay)
         .options(num_cpus=0, max_concurrency=2, scheduling_strategy=on_node(node))
         .remote()
-        for node in nodes()
+        for node in nodes()[:2]
     ]
     ports = ray.get([actor.port.remote() for actor in actors])
     actors[1].relay.remote(None)
@@ -106,19 +110,20 @@ def compare(calls: int) -> None:
     wire.close()
 
 
-def step() -> None:
+def step(found: Discovery, counts: tuple[int, ...]) -> None:
     bundle = open_bundle(TINY_BUNDLE)
-    placed = tuple(split(bundle, nodes(), (5, 3)))
+    plan = plan_of_counts(cpu_request(bundle, CONTEXT), found.cluster(), counts)
+    placed = tuple(placed_stages(plan, bundle, found))
     start = ClusterStart("auto", placed, bundle, StayWhereTheyAre(placed))
-    with Engine(bundle, start.launches, 256, cores=2, start_pipeline=start) as engine:
+    with Engine(bundle, start.launches, CONTEXT, cores=start.cores, start_pipeline=start) as engine:
         generation = Generation()
         prompt = [100, 200, 300]
-        list(engine.submit(prompt, Sampling(), 100, ignore_end=True, generation=generation))
+        list(engine.submit(prompt, Sampling(), 200, ignore_end=True, generation=generation))
     hops = [1e3 * one.hop_seconds for one in generation.decode]
     print(
-        f"a step of the tiny model over two nodes: {statistics.median(hops):.2f} ms in three hops"
-        f" ({statistics.median(hops) / 3:.3f} ms a hop; 95 % under"
-        f" {statistics.quantiles(hops, n=20)[-1] / 3:.3f} ms)"
+        f"{len(counts)} stages: median {statistics.median(hops):.2f} ms in {len(counts) + 1} hops,"
+        f" 95 % under {statistics.quantiles(hops, n=20)[-1]:.2f} ms (measured); planner"
+        f" {1e3 * plan.replicas[0].speed.hop_seconds:.2f} ms (estimated)"
     )
 
 
@@ -127,11 +132,14 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        cluster = LocalCluster(Path(folder))
+        cluster = LocalCluster(Path(folder), cpus=(1, 1, 1, 1))
         try:
             join(cluster.address)
             compare(arguments.calls)
-            step()
+            found = discover(nodes())
+            print("a step of the tiny model, all that was neither a stage nor lm_head:")
+            for counts in STEPS:
+                step(found, counts)
         finally:
             cluster.close()
 
