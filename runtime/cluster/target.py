@@ -81,7 +81,7 @@ def cluster_target(
         tell(f"{name}: {facts.host.cpu.model_name}, {gpus}, {ram / (1 << 30):.1f} GiB of RAM free")
     for (one, other), link in cluster.pairs.items():
         tell(
-            f"{one} - {other}: {link.gbit_per_second:.1f} Gbit/s, {1e3 * link.latency_seconds:.2f}"
+            f"{one} - {other}: {link.gbit_per_second:.3g} Gbit/s, {1e3 * link.latency_seconds:.2f}"
             " ms (measured)"
         )
     if plan_file is not None:

@@ -48,6 +48,8 @@ PROMPTS = 5
 CONTEXT = 1024
 _PORT = 6379
 _NODES_SECONDS = 120.0
+_NODE_SECONDS = 45.0
+_TRIES = 3
 _HOSTS = """driver = "a"
 
 [network]
@@ -122,7 +124,8 @@ def prompt_hop_seconds(plan: ClusterPlan) -> float:
 
 def drive(setting: str, file: Path, tokens: int) -> None:
     """The driver's part, on host a: run the model over both and compare."""
-    join(f"{ADDRESSES[0]}:{_PORT}")
+    address = f"{ADDRESSES[0]}:{_PORT}"
+    join(address)
     until = time.monotonic() + _NODES_SECONDS
     while len(nodes()) < len(ADDRESSES):
         if time.monotonic() > until:
@@ -138,7 +141,7 @@ def drive(setting: str, file: Path, tokens: int) -> None:
     plan_file = file.with_suffix(".json")
     write_cluster_plan(stated, plan_file)
     told: list[str] = []
-    start = cluster_target("auto", bundle, request, plan_file, "fp32", told.append).start
+    start = cluster_target(address, bundle, request, plan_file, "fp32", told.append).start
     with Engine(bundle, start.launches, CONTEXT, cores=start.cores, start_pipeline=start) as engine:
         if answers_of(engine, tokens, generations) != expected:
             raise AssertionError(f"{setting}: answers differ from those of one process")
@@ -178,10 +181,25 @@ def end(*_: object) -> None:
     sys.exit(1)
 
 
+def start_node(hosts: TwoHosts, host: int, environment: dict[str, str], folder: Path) -> None:
+    """Start a Ray node and wait until it says so; busy machines may need another try."""
+    for number in range(_TRIES):
+        log = folder / f"ray-{'ab'[host]}-{number}.log"
+        own = {**environment, "RAY_TMPDIR": str(folder / f"r{host}{number}")}
+        node = hosts.start(host, ray_start(host), own, log)
+        until = time.monotonic() + _NODE_SECONDS
+        while node.poll() is None and time.monotonic() < until:
+            if b"Ray runtime started" in log.read_bytes():
+                return
+            time.sleep(0.5)
+        print(f"Ray did not start on host {'ab'[host]}, try {number + 1}", file=sys.stderr)
+        hosts.end_processes(host)
+    raise TimeoutError(f"Ray did not start: {log.read_text('utf-8', 'replace')[-2000:]}")
+
+
 def measure_all(folder: Path, tokens: int) -> None:
     """Start a Ray node on each of two hosts, and a driver for every setting."""
     environment = {
-        "RAY_TMPDIR": str(folder),
         "RAY_raylet_start_wait_time_s": "120",
         "PYTHONPATH": os.pathsep.join(
             [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -190,8 +208,7 @@ def measure_all(folder: Path, tokens: int) -> None:
     with TwoHosts() as hosts:
         for host in range(len(ADDRESSES)):
             own = {**environment, "GLM_PLAN_DATA_DIR": str(folder / "ab"[host])}
-            hosts.start(host, ray_start(host), own, folder / f"ray-{'ab'[host]}.log")
-            time.sleep(5.0)
+            start_node(hosts, host, own, folder)
         print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
         for number, (setting, gbit, latency) in enumerate(SETTINGS):
             hosts.shape(gbit, latency)
@@ -201,10 +218,9 @@ def measure_all(folder: Path, tokens: int) -> None:
             )
             file.write_text(text, encoding="utf-8")
             command = [sys.executable, "-m", __spec__.name, "--inside", setting, str(file)]
-            driver = hosts.start(0, [*command, "--tokens", str(tokens)], environment)
+            own = {**environment, "RAY_TMPDIR": str(folder)}
+            driver = hosts.start(0, [*command, "--tokens", str(tokens)], own)
             if driver.wait():
-                for log in sorted(folder.glob("ray-*.log")):
-                    print(log.read_text("utf-8", "replace")[-2000:], file=sys.stderr)
                 raise subprocess.CalledProcessError(driver.returncode, command)
 
 

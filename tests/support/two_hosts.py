@@ -116,15 +116,19 @@ class TwoHosts:
         with output.open("wb") as log:
             return subprocess.Popen(words, env=whole, stdout=log, stderr=subprocess.STDOUT)
 
+    def end_processes(self, host: int) -> None:
+        """End whatever runs on a host."""
+        until = time.monotonic() + 10.0
+        while (inside := _processes(self.names[host])) and time.monotonic() < until:
+            for process in inside:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.1)
+
     def close(self) -> None:
         """End processes, namespaces and devices, as far as they are there."""
-        for name in self.names:
-            until = time.monotonic() + 10.0
-            while (inside := _processes(name)) and time.monotonic() < until:
-                for process in inside:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process, signal.SIGKILL)
-                time.sleep(0.1)
+        for host in range(len(self.names)):
+            self.end_processes(host)
         if self._relay is not None:
             self._relay.close()
         for words in (
