@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from scheduler.model import LARGEST
 from scheduler.wording import show_value
 
 PLAN_SCHEMA: Final = "glm-plan/plan/1"
@@ -89,8 +90,12 @@ class Stage(Document):
     )
     backend: str = Field(description="engine and device kind: mnn:cpu, mnn:cuda, ...")
     precision: Precision = Field(description="of the weights as the bundle stores them")
-    first_block: int | None = Field(default=None, ge=0, description="null: no blocks, lm_head only")
-    last_block: int | None = Field(default=None, ge=0, description="inclusive")
+    first_block: int | None = Field(
+        default=None, ge=0, lt=LARGEST["blocks"], description="null: no blocks, lm_head only"
+    )
+    last_block: int | None = Field(
+        default=None, ge=0, lt=LARGEST["blocks"], description="inclusive"
+    )
     lm_head: bool = Field(default=False, description="this stage also holds lm_head")
     lm_head_precision: Precision | None = None
     memory: StageMemory

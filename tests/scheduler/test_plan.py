@@ -272,6 +272,7 @@ def _second_lm_head(document: dict[str, Any]) -> None:
         (lambda d: d["stages"][1].update(lm_head=False), "lm_head_precision must be given"),
         (lambda d: d["stages"][1].update(last_block=None), "both be numbers or both be null"),
         (lambda d: d["stages"][0].update(first_block=23, last_block=22), "lies before"),
+        (lambda d: d["stages"][0].update(last_block=1 << 63), "less than 1024"),
         (lambda d: d["stages"][0]["memory"].update(total_bytes=1), "total_bytes is 1 but"),
         (lambda d: d["stages"][0]["memory"].update(weights_bytes=-1), "weights_bytes"),
         (lambda d: d["stages"][0].update(precision="fp8"), "precision"),
