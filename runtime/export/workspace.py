@@ -32,8 +32,11 @@ class ExportRunningError(BundleError):
 
 @contextlib.contextmanager
 def only_export(out: Path) -> Iterator[None]:
-    """Keep every other process from exporting to ``out``; raises
-    ExportRunningError while one does."""
+    """Keep every other process from exporting to ``out``.
+
+    Raises ExportRunningError while one does. A folder that was made for nothing goes again.
+    """
+    made = not out.parent.exists()
     make_folder(out.parent)
     try:
         with hold_lock(out.with_name(f".{out.name}.lock")):
@@ -42,6 +45,10 @@ def only_export(out: Path) -> Iterator[None]:
         raise ExportRunningError(
             f"Another export is writing {out}; wait for it, or choose another --out."
         ) from None
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                out.parent.rmdir()  # refuses where the bundle is, or its parts
 
 
 class Workspace:

@@ -44,6 +44,7 @@ def test_no_network_and_no_installer(checkpoint, out, tmp_path):
     """Neither this process nor a child opens a socket or starts pip; a guard in each would tell."""
     guard = tmp_path / "guard"
     guard.mkdir()
+    log = tmp_path / "log"
     (guard / "sitecustomize.py").write_text(
         "import os, sys\n"
         "def watch(event, arguments):\n"
@@ -51,17 +52,13 @@ def test_no_network_and_no_installer(checkpoint, out, tmp_path):
         "    started = event == 'subprocess.Popen' and 'pip' in str(arguments)\n"
         "    imported = event == 'import' and arguments[0] in ('MNN.tools', 'aliyun', 'pip')\n"
         "    if names or started or imported or event == 'os.system':\n"
-        "        with open(os.environ['GUARD_LOG'], 'a') as log:\n"
+        f"        with open({str(log)!r}, 'a') as log:\n"
         "            log.write(f'{event} {arguments}\\n')\n"
-        "with open(os.environ['GUARD_LOG'], 'a') as log:\n"
+        f"with open({str(log)!r}, 'a') as log:\n"
         "    log.write('started\\n')\n"
         "sys.addaudithook(watch)\n"
     )
-    log = tmp_path / "log"
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(guard), str(Path.cwd())]),
-        "GUARD_LOG": str(log),
-    }
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(guard), str(Path.cwd())])}
     child = start_export(checkpoint, "--out", out, env=environment)
     _, errors = child.communicate(timeout=120)
     assert child.returncode == 0, errors

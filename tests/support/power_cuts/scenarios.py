@@ -106,15 +106,15 @@ def _parts(folder: Path) -> None:
     from runtime.calibrate.parts import calibration_parts
 
     os.environ["GLM_PLAN_CACHE_DIR"] = str(folder / "cache")
-    calibration_parts(64, ["int8"])
+    calibration_parts(64, [("mnn", "int8")])
 
 
 def _loaded_parts(folder: Path) -> Any:
     """Names of the parts that a calibration would take without making them; all of them whole."""
     shelf = folder / "cache" / "calibration"
-    files = shelf.glob("*/width-64/int8/*")
+    files = shelf.glob("*/width-64/mnn-int8/*")
     found = sorted(one.name for one in files)
-    sizes = sorted(one.stat().st_size for one in shelf.glob("*/width-64/int8/*"))
+    sizes = sorted(one.stat().st_size for one in shelf.glob("*/width-64/mnn-int8/*"))
     return found, sizes
 
 
@@ -150,7 +150,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "export over a bundle": Scenario(_checkpoints_and_bundle, _replace, _bundle, "bundle"),
     "export into a bundle": Scenario(_checkpoints_and_bundle, _extend, _bundle, "bundle"),
     "calibration parts": Scenario(
-        lambda _: None, _parts, _loaded_parts, "cache/calibration/*/int8"
+        lambda _: None, _parts, _loaded_parts, "cache/calibration/*/mnn-int8"
     ),
     "host profile": Scenario(
         lambda folder: _profile(folder, "here", 1e-4),
