@@ -71,7 +71,7 @@ def test_rendering_is_that_of_transformers(templates, name, conversation):
         try:
             rendered = utils.render_jinja_template([messages], chat_template=source, **options)
         except jinja2.TemplateError as error:
-            return f"refused: {error}"
+            return f"refused: {str(error).rstrip('.')}."
         return rendered[0][0]
 
     def found(**options):

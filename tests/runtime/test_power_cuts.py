@@ -15,7 +15,7 @@ from tests.support.power_cuts.ordering import unsynced_at_publication
 from tests.support.power_cuts.run import build, cut
 from tests.support.power_cuts.scenarios import SCENARIOS
 
-CUTS = {"export": 4, "export over a bundle": 4, "export into a bundle": 4, "calibration parts": 2}
+CUTS = {"export": 4, "export over a bundle": 4, "export into a bundle": 4, "calibration parts": 5}
 
 
 @pytest.fixture(scope="module")
