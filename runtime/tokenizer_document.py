@@ -65,8 +65,9 @@ def _check(document: dict[str, Any]) -> None:
     _check_ids("added_tokens", [one.get("id") for one in added])
     for part, known in _KNOWN.items():
         for step in steps_of(document.get(part), part):
-            if step.get("type") not in known:
-                raise ValueError(f"uses the {part} {_shown(step.get('type'))}, which is unknown")
+            kind = step.get("type")
+            if not isinstance(kind, str) or kind not in known:
+                raise ValueError(f"uses the {part} {_shown(kind)}, which is unknown")
             _check_step(step, part)
 
 

@@ -194,6 +194,7 @@ HOSTILE = {
     "added without text": {"added_tokens": [{"id": 1, "content": ""}]},
     "nested normalizers": nested(40),
     "unknown normalizer": {"normalizer": {"type": "Script"}},
+    "normalizer with a list as its type": {"normalizer": {"type": []}},
     "growing normalizer": {"normalizer": {"type": "Prepend", "prepend": "x" * 10_000}},
     "empty pattern": {
         "normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "a"},
