@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
@@ -81,3 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader (head, less) went away; leave without the interpreter's complaint on flush.
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = printable(f"{error.filename}")[:60]
+        click.echo(f"glm-plan: the path {name}... is longer than a name may be here.", err=True)
+        sys.exit(2)

@@ -208,6 +208,16 @@ def test_stdin_that_is_not_utf8_is_answered() -> None:
     assert (chat.returncode, b"Traceback" in chat.stderr) == (0, False), chat.stderr
 
 
+@pytest.mark.parametrize("words", [["bundle", "inspect"], ["export"]])
+def test_a_path_longer_than_names_may_be(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*words, 5000 * "x"])
+    assert end.value.code == 2
+    assert "is longer than a name may be here." in capsys.readouterr().err
+
+
 def test_an_endless_prompt_is_refused() -> None:
     with Path("/dev/zero").open("rb") as endless:
         run = subprocess.run(

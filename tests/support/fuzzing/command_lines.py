@@ -59,7 +59,8 @@ def command_line(folder: Path) -> Prepared:
     (folder / "config.json").write_text("{}")
 
     def read(content: bytes) -> None:
-        words = [word for word in json.loads(content) if isinstance(word, str)]
+        # No system starts a program with a NUL among its words.
+        words = [word.replace("\0", "") for word in json.loads(content) if isinstance(word, str)]
         words = [word for word in words if not word.startswith(("--out", "--chart"))]
         said, printed = io.StringIO(), io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
