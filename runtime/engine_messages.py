@@ -10,6 +10,7 @@ from runtime.bundle import Bundle
 from runtime.launch import StageLaunch
 from runtime.logits import TokenLogprobs
 from runtime.pipeline import StepTime
+from runtime.placement import Placement
 from runtime.sampling import Sampling
 from runtime.stream import FinishReason
 
@@ -87,14 +88,24 @@ class EngineReady:
 
 @dataclass(frozen=True)
 class Pong:
-    """From the engine: it turns. Process ids and restarts are by stage.
+    """From the engine: it turns. Process ids, bytes and restarts are by stage.
 
-    `paused` says why answers wait for a stage that is started again; None where they do not.
+    Processes of other machines have no ids here, and their memory is `resident_bytes`, which is
+    empty where ids are known. `paused` says why answers wait for a stage that is started again;
+    None where they do not.
     """
 
     process_ids: tuple[int, ...]
+    resident_bytes: tuple[int, ...]
     stage_restarts: tuple[int, ...]
     paused: str | None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """From the engine on a cluster: its stages have been placed anew."""
+
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -143,4 +154,4 @@ class Steps(NamedTuple):
 
 
 ToEngine = Ask | Cancel | Forget | Ping | Close
-FromEngine = Born | PartLoaded | EngineReady | Pong | Logged | Broken | Steps
+FromEngine = Born | PartLoaded | EngineReady | Pong | Moved | Logged | Broken | Steps

@@ -27,6 +27,7 @@ from runtime.engine_messages import (
     Forget,
     FromEngine,
     Logged,
+    Moved,
     News,
     PartLoaded,
     Ping,
@@ -36,6 +37,7 @@ from runtime.engine_messages import (
 from runtime.launch import StageLaunch
 from runtime.logits import TokenLogprobs
 from runtime.pipeline import Pipeline
+from runtime.placement import Placement
 from runtime.stream import Generation, Item, Stream
 from runtime.worker import Loaded
 from scheduler.errors import EngineError, GlmPlanError, StageFailedError
@@ -175,6 +177,7 @@ class _EngineServer:
         self._answers: dict[int, _Answer] = {}
         self._outbox: queue.SimpleQueue[tuple[_Answer, Item]] = queue.SimpleQueue()
         self._broken = False
+        self._placement: Placement | None = None  # as the service knows it
 
     def serve(self) -> None:
         """Until the service closes; raises EOFError or OSError when it is gone."""
@@ -191,13 +194,22 @@ class _EngineServer:
             elif isinstance(message, Forget):
                 self._engine.forget()
             elif isinstance(message, Ping):
+                self._tell_if_moved()
                 self._send(self._pong())
                 self._tell_if_broken()
 
     def _pong(self) -> Pong:
         engine = self._engine
         paused = (engine.last_loss or "a stage is started again") if engine.paused else None
-        return Pong(tuple(engine.pipeline.process_ids), engine.restarts, paused)
+        process_ids = tuple(engine.pipeline.process_ids)
+        resident = () if process_ids else tuple(engine.pipeline.resident_bytes())
+        return Pong(process_ids, resident, engine.restarts, paused)
+
+    def _tell_if_moved(self) -> None:
+        placement = self._engine.pipeline.placement
+        if placement is not None and placement is not self._placement:
+            self._placement = placement
+            self._send(Moved(placement))
 
     def _submit(self, ask: Ask) -> None:
         answer = _Answer(ask, self._outbox)

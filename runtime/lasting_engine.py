@@ -27,11 +27,13 @@ from runtime.engine_messages import (
     Forget,
     FromEngine,
     Logged,
+    Moved,
     News,
     PartLoaded,
     Pong,
     Steps,
 )
+from runtime.placement import Placement
 from runtime.remote_engine import HANG_TICKS, DeadEngineError, RemoteEngine
 from runtime.restart_rules import PATIENCE, pause_seconds, recent
 from runtime.sampling import Sampling
@@ -87,6 +89,7 @@ class LastingEngine:
         self.worker_ids: tuple[int, ...] = ()  # process ids, by stage; none between engines
         self.stage_restarts: tuple[int, ...] = ()  # of the present process
         self.paused: str | None = None  # why answers wait for a stage of it
+        self.placement: Placement | None = None  # of it, on a cluster, since stages have moved
         self.starts = 0  # that were ready
         self.restarts = 0
         self.replays = 0
@@ -213,6 +216,8 @@ class LastingEngine:
     def _live(self, engine: RemoteEngine) -> None:
         """From one process's start until all is closed; raises DeadEngineError at its end."""
         self.loaded_parts = 0
+        self.placement = None
+        self.rss_bytes = [0] * len(self._config.launches)
         while not self._closing.is_set():
             for message in engine.receive():
                 self._take(engine, message)
@@ -243,6 +248,9 @@ class LastingEngine:
             self.worker_ids = message.process_ids
             self.stage_restarts = message.stage_restarts
             self.paused = message.paused
+            self.rss_bytes = list(message.resident_bytes) or self.rss_bytes
+        elif isinstance(message, Moved):
+            self.placement = message.placement
         elif isinstance(message, Logged):
             logger = logging.getLogger(message.logger)
             logger.log(message.level, "%s", message.text, extra={"fields": message.fields})

@@ -74,6 +74,8 @@ class Pipeline:
     where `supervision` allows no further start.
     """
 
+    placement = None  # stages stay where they are
+
     def __init__(
         self,
         launches: list[StageLaunch],

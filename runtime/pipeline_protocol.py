@@ -11,6 +11,7 @@ from runtime.geometry import Geometry
 from runtime.lanes import LaneShape
 from runtime.launch import StageLaunch
 from runtime.pipeline import Finished, ProgressCallback
+from runtime.placement import Placement
 from runtime.step_message import StepMessage
 from scheduler.errors import EngineError
 
@@ -39,6 +40,10 @@ class StagePipeline(Protocol):
     @property
     def restarts(self) -> tuple[int, ...]:
         """How often each stage was started again."""
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where stages are since the pipeline has moved them; None while they are as they began."""
 
     @property
     def process_ids(self) -> list[int]: ...

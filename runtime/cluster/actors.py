@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -122,6 +125,25 @@ def _send(handle: Any, path: Path, file: BundleFile, what: str) -> None:
     for one in under_way:
         answer(one, what, _FILE_SECONDS)
     answer(handle.finish.remote(file), what, _FILE_SECONDS)
+
+
+def end_hung(actor: StageActor, process_id: int | None) -> None:
+    """End an actor that may be unable to end itself, as Ray asks actors to, by killing its process.
+
+    `process_id` is what it said of itself; None where it never did.
+    """
+    end_actor(actor.handle)
+    if process_id is None:
+        return
+    kill = load_ray().remote(_kill)
+    options = kill.options(num_cpus=0, scheduling_strategy=on_node(actor.placed.node))
+    with contextlib.suppress(EngineError):  # then its host hangs too, which recovery finds out
+        answer(options.remote(process_id), "a node", _ALIVE_SECONDS)
+
+
+def _kill(process_id: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process_id, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def end_actor(handle: Any) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 from runtime.backends.protocol import FloatArray
 from runtime.bundle import Bundle
 from runtime.chain import needs_head_visit
-from runtime.cluster.actors import StageActor
+from runtime.cluster.actors import StageActor, end_hung
 from runtime.cluster.frames import CARRYING, WireDtype, bare, split
+from runtime.cluster.hang_watch import HangWatch
 from runtime.cluster.monitor import RunMonitor
 from runtime.cluster.placed import PlacedStage
 from runtime.cluster.ray_door import nodes
@@ -28,12 +29,16 @@ from runtime.cluster.stage_wires import LocalArray, last_positions
 from runtime.cluster.wire import SECRET_BYTES
 from runtime.launch import StageLaunch
 from runtime.pipeline import Finished, ProgressCallback, StepTime
+from runtime.placement import Placement
 from runtime.step_message import Kind, Reply, Status, StepMessage
+from runtime.supervision import Supervision
 from scheduler.errors import EngineError, GlmPlanError, StageFailedError
+from scheduler.plan import Plan
 
 _log = logging.getLogger(__name__)
 _GROW = b"grow"
 _RECOVERED = b"recovered"
+_HUNG = b"hung"
 _MOST_LOSSES = 6
 _LOSSES_SECONDS = 300.0  # so many within this time, and the run ends
 
@@ -61,10 +66,12 @@ class ClusterPipeline:
         replan: Replan,
         wire: WireDtype = "fp32",
         shared: bool = True,
+        supervision: Supervision | None = None,
     ) -> None:
         self.losses = 0
         self.last_loss: EngineError | None = None
         self.degraded: list[str] = []
+        self.placement: Placement | None = None
         self._order = ChainOrder(
             secrets.token_hex(4),
             bundle,
@@ -84,9 +91,14 @@ class ClusterPipeline:
         self._broken: EngineError | None = None  # noticed by a send, told by the next `collect`
         self._news, self._tell = Pipe(duplex=False)
         self._recovering: threading.Thread | None = None
-        self._recovered: RunningChain | EngineError | None = None
+        self._recovered: tuple[RunningChain, Plan | None] | EngineError | None = None
         self._closed = False
         self._restarts: dict[str, int] = {}
+        self._watch = HangWatch(supervision or Supervision())
+        self._hung: tuple[StageActor, int | None, EngineError] | None = None  # and its process
+        self._answers = 0  # of all stages
+        self._pids: dict[float, int] = {}  # of actors, by when they were started
+        self._reported = time.monotonic()
         self._started: dict[str, float] = {}  # when the present actor of a device was
         self._lost: deque[float] = deque(maxlen=_MOST_LOSSES)
         # The launches of all devices that ever had a stage; a lost one has no blocks.
@@ -195,8 +207,12 @@ class ClusterPipeline:
     def _take_meanwhile(self) -> None:
         """Wait until the first stage reads on, taking what the stages answer until then."""
         sockets = self._chain.sockets()
-        for readable in select.select(sockets, sockets[:1], [])[0]:
-            self._receive(sockets.index(readable))
+        readers: list[Any] = [*sockets, self._news]
+        for readable in select.select(readers, sockets[:1], [])[0]:
+            if readable is self._news:  # nothing can have recovered, and growing can wait
+                self._hear_of_hang(self._news.recv_bytes())
+            else:
+                self._receive(sockets.index(readable))
             if self._broken is not None:
                 raise ConnectionResetError(str(self._broken))
 
@@ -223,6 +239,7 @@ class ClusterPipeline:
         chain = self._chain
         try:
             words, numbers = split(chain.wires[number].receive())
+            self._answers += 1
             reply = Reply.unpack(words)
             if reply.sequence not in self._running:
                 return
@@ -268,17 +285,26 @@ class ClusterPipeline:
         self.losses += 1
         self.ready = False
         self._broken = None
+        hung, self._hung = self._hung, None
         self._running.clear()
         self._outgoing.clear()
         self._arrived.clear()
         self._chain.disconnect()
         self._recovering = threading.Thread(
-            target=self._recover, args=(self._chain.actors,), name="glm-plan recovery", daemon=True
+            target=self._recover,
+            args=(self._chain.actors, hung),
+            name="glm-plan recovery",
+            daemon=True,
         )
         self._recovering.start()
 
-    def _recover(self, actors: list[StageActor]) -> None:
+    def _recover(
+        self, actors: list[StageActor], hung: tuple[StageActor, int | None, EngineError] | None
+    ) -> None:
         try:
+            if hung is not None:
+                actors = [one for one in actors if one is not hung[0]]
+                end_hung(hung[0], hung[1])
             self._recovered = recover(self._order, self._replan, actors)
         except GlmPlanError as error:
             self._recovered = StageFailedError(str(error))
@@ -292,27 +318,63 @@ class ClusterPipeline:
             if self.ready and not self._running:
                 self._begin_again(None)
             return
+        if news == _HUNG:
+            self._hear_of_hang(news)
+            return
         found, self._recovered = self._recovered, None
         if isinstance(found, EngineError):
             raise found
         assert found is not None
-        self._adopt(found)
+        chain, plan = found
+        self._adopt(chain)
         self._seen = {one.node_id for one in nodes()}
-        there = {one.node.name for one in found.placed}
+        there = {one.node.name for one in chain.placed}
         self.degraded = [
             f"{name} is lost; {', '.join(sorted(there))} compute its blocks"
             for name in sorted(self._wanted - there)
         ]
+        self.placement = Placement(tuple(self.launches), plan, tuple(self.degraded))
+        spans = ", ".join(f"{one.place} {one.launch.block_span}" for one in chain.placed)
+        _log.warning("%s", "; ".join([*self.degraded, f"blocks are now on {spans}."]))
         self.ready = True
+
+    def _hear_of_hang(self, news: bytes) -> None:
+        """Count a stage as lost that the watch has found to hang, unless it is gone by now."""
+        if news == _HUNG and self._hung is not None:
+            if self.ready and self._hung[0] in self._chain.actors:
+                self._broken = self._broken or self._hung[2]
+            else:
+                self._hung = None
 
     def _report(self, summary: dict[str, Any]) -> None:
         """Let the stages know, who repeat it to `cluster status`, and hear what they hold."""
         chain, places = self._chain, list(self._places)
         for actor in list(chain.actors):
             actor.handle.report.remote({**summary, "degraded": self.degraded})
-        for place, status in zip(places, chain.statuses(), strict=False):
+        statuses = chain.statuses()
+        self._look_for_hangs(chain, statuses)
+        for place, status in zip(places, statuses, strict=False):
             if status and place < len(self._resident):
                 self._resident[place] = int(status["rss_bytes"])
+
+    def _look_for_hangs(self, chain: RunningChain, statuses: list[dict[str, Any]]) -> None:
+        now = time.monotonic()
+        elapsed, self._reported = now - self._reported, now
+        if not self.ready or chain is not self._chain or self._hung is not None:
+            self._watch.forget()
+            return
+        for actor, status in zip(chain.actors, statuses, strict=False):
+            if status:
+                self._pids[actor.started] = int(status["pid"])
+        due = [message for message, _ in list(self._running.values())]
+        found = self._watch.look(elapsed, due, (self.losses, self._answers), statuses)
+        if found is None:
+            return
+        number, seconds = found
+        actor = chain.actors[number]
+        loss = chain.lost(number, f"it made no progress for {seconds:.0f} s and was ended")
+        self._hung = actor, self._pids.get(actor.started), loss
+        self._tell.send_bytes(_HUNG)
 
     def _look(self) -> None:
         """Ask for a new plan where a node is back that the run was planned for."""
@@ -329,6 +391,6 @@ class ClusterPipeline:
         self._monitor.close()
         if self._recovering is not None:
             self._recovering.join()
-        if isinstance(self._recovered, RunningChain):
-            self._recovered.close()
+        if isinstance(self._recovered, tuple):
+            self._recovered[0].close()
         self._chain.close()

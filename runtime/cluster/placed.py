@@ -9,6 +9,7 @@ from runtime.bundle import Bundle
 from runtime.cluster.ray_door import ClusterNode
 from runtime.launch import StageLaunch
 from runtime.manifest import BundleFile
+from scheduler.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class PlacedStage:
     def place(self) -> str:
         """How people and metrics call it: host/device."""
         return self.launch.device
+
+
+@dataclass(frozen=True)
+class PlacedModel:
+    """All stages of a model, and the plan that says so; None where they were placed without one."""
+
+    stages: list[PlacedStage]
+    plan: Plan | None = None
 
 
 def files_of(placed: PlacedStage, bundle: Bundle) -> list[BundleFile]:

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from runtime.cluster.actors import StageActor, end_actor
-from runtime.cluster.placed import PlacedStage
+from runtime.cluster.placed import PlacedModel
 from runtime.cluster.ray_door import ClusterNode, answer, load_ray, nodes, on_node
 from runtime.cluster.running_chain import ChainOrder, RunningChain, start_chain
 from scheduler.errors import EngineError, GlmPlanError
+from scheduler.plan import Plan
 
-Replan = Callable[[Sequence[ClusterNode]], list[PlacedStage]]
+Replan = Callable[[Sequence[ClusterNode]], PlacedModel]
 """Places a model on these nodes; raises PlanError where they cannot hold it."""
 
 _MOST_ATTEMPTS = 5
@@ -35,7 +36,9 @@ def present_nodes() -> list[ClusterNode]:
     ]
 
 
-def recover(order: ChainOrder, replan: Replan, actors: Sequence[StageActor]) -> RunningChain:
+def recover(
+    order: ChainOrder, replan: Replan, actors: Sequence[StageActor]
+) -> tuple[RunningChain, Plan | None]:
     """Start the chain again on the nodes that are there, keeping what is loaded where it fits.
 
     Raises EngineError after several attempts, and at once where the nodes cannot hold the model.
@@ -54,7 +57,7 @@ def recover(order: ChainOrder, replan: Replan, actors: Sequence[StageActor]) -> 
             names = ", ".join(node.name for node in present) or "no host"
             raise EngineError(f"{names} cannot take over what is lost: {refusal}") from None
         try:
-            return start_chain(order, placed, kept)
+            return start_chain(order, placed.stages, kept), placed.plan
         except EngineError as failure:
             _log.warning("attempt %d of %d: %s", attempt + 1, _MOST_ATTEMPTS, failure)
             error, kept = failure, []  # a chain that does not start has ended its actors

@@ -85,6 +85,10 @@ class RunningChain:
             ray.wait(self.served, num_returns=len(self.served), timeout=_CAUSE_SECONDS)
         ends = [_end(one) for one in self.served]
         number, cause = next(((n, end) for n, end in enumerate(ends) if end), (noticed, how))
+        return self.lost(number, cause)
+
+    def lost(self, number: int, cause: str) -> EngineError:
+        """What to say of a stage that is lost."""
         launch = self.placed[number].launch
         return EngineError(
             f"the stage of {launch.device} ({launch.backend}, blocks {launch.block_span}) is lost:"

@@ -19,6 +19,7 @@ import psutil
 
 from runtime.allocator import return_freed_memory
 from runtime.article.stage import ArticleStage
+from runtime.backends.protocol import FloatArray
 from runtime.cluster.frames import FrameShape, WireDtype, bare
 from runtime.cluster.part_cache import PartCache
 from runtime.cluster.stage_wires import HiddenInlet, HiddenOutlet, ReplyOutlet, local_arrays
@@ -66,6 +67,7 @@ class StageHost:
         self._about: dict[str, Any] = {}
         self._reported: dict[str, Any] = {}
         self._wires: dict[str, Wire] = {}
+        self._progress: FloatArray | None = None  # marks of its lanes, as LaneShape.progress
         self._loaded: tuple[WorkerConfig, Stage | ArticleStage] | None = None
         # An engine is used by the thread that loaded it, whichever of its threads Ray calls on.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stage")
@@ -98,6 +100,7 @@ class StageHost:
             "received_bytes": sum(wire.received_bytes for wire in wires.values()),
             "sent_bytes": sum(wire.sent_bytes for wire in wires.values()),
             "reported": self._reported,
+            "progress": [] if self._progress is None else self._progress.tolist(),
         }
 
     def report(self, reported: dict[str, Any]) -> None:
@@ -176,6 +179,7 @@ class StageHost:
     def _loop(self, order: StageOrder, shape: FrameShape, stage: Stage | ArticleStage) -> StageLoop:
         config, wires = order.worker, self._wires
         arrays = local_arrays(config.lanes, last=order.after is None)
+        self._progress = config.lanes.progress(arrays.progress)[:, config.loop.number]
         inbox = HiddenInlet(wires["driver" if order.first else "before"], shape, arrays)
         after = HiddenOutlet(wires["after"], shape, arrays) if order.after else None
         replies = ReplyOutlet(

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from runtime.bundle import Bundle
 from runtime.cluster.cluster_pipeline import ClusterPipeline
 from runtime.cluster.frames import WireDtype
-from runtime.cluster.placed import PlacedStage
+from runtime.cluster.placed import PlacedModel, PlacedStage
 from runtime.cluster.ray_door import ClusterNode, join
 from runtime.cluster.recovery import Replan
 from runtime.geometry import Geometry
 from runtime.launch import StageLaunch
 from runtime.pipeline import ProgressCallback
+from runtime.supervision import Supervision
 from scheduler.errors import PlanError
 
 
@@ -22,7 +23,7 @@ class ClusterStart:
     """A PipelineFactory: stages on their nodes, joined from the process that calls it.
 
     `replan` says where stages go when nodes are lost or back. `shared`: nodes that see the bundle's
-    own folder read it there.
+    own folder read it there. Of `supervision` only the patience with steps counts.
     """
 
     address: str
@@ -31,6 +32,7 @@ class ClusterStart:
     replan: Replan
     wire: WireDtype = "fp32"
     shared: bool = True
+    supervision: Supervision | None = None
 
     @property
     def launches(self) -> list[StageLaunch]:
@@ -64,6 +66,7 @@ class ClusterStart:
             replan=self.replan,
             wire=self.wire,
             shared=self.shared,
+            supervision=self.supervision,
         )
 
 
@@ -73,10 +76,10 @@ class StayWhereTheyAre:
 
     placed: tuple[PlacedStage, ...]
 
-    def __call__(self, present: Sequence[ClusterNode]) -> list[PlacedStage]:
+    def __call__(self, present: Sequence[ClusterNode]) -> PlacedModel:
         """The same stages on the nodes of the same names; PlanError where one is lost."""
         by_name = {node.name: node for node in present}
         lost = [one.node.name for one in self.placed if one.node.name not in by_name]
         if lost:
             raise PlanError(f"the plan needs {', '.join(lost)}.")
-        return [replace(one, node=by_name[one.node.name]) for one in self.placed]
+        return PlacedModel([replace(one, node=by_name[one.node.name]) for one in self.placed])

@@ -10,13 +10,15 @@ from runtime.bundle import Bundle
 from runtime.cluster.discover import Discovery, discover
 from runtime.cluster.frames import WireDtype
 from runtime.cluster.place import placed_stages
-from runtime.cluster.placed import PlacedStage
+from runtime.cluster.placed import PlacedModel, PlacedStage
 from runtime.cluster.ray_door import ClusterNode, join, nodes
 from runtime.cluster.start import ClusterStart
+from scheduler.cluster_as_plan import as_plan
 from scheduler.cluster_plan import ClusterPlan
 from scheduler.cluster_plan_file import read_cluster_plan
 from scheduler.cluster_planner import make_cluster_plan
 from scheduler.errors import PlanError
+from scheduler.plan import Plan
 from scheduler.request import PlanRequest
 
 
@@ -32,19 +34,22 @@ class PlanAnew:
     found: Discovery
     wire: WireDtype
     wanted: tuple[PlacedStage, ...]  # what runs while all hosts of the plan are there
+    plan: Plan  # of these
 
-    def __call__(self, present: Sequence[ClusterNode]) -> list[PlacedStage]:
+    def __call__(self, present: Sequence[ClusterNode]) -> PlacedModel:
         """Stages on these nodes; PlanError where they cannot hold the model."""
         by_name = {node.name: node for node in present}
         if all(one.node.name in by_name for one in self.wanted):
-            return [replace(one, node=by_name[one.node.name]) for one in self.wanted]
+            stages = [replace(one, node=by_name[one.node.name]) for one in self.wanted]
+            return PlacedModel(stages, self.plan)
         cluster = self.found.cluster()
         names = frozenset(by_name) & {host.name for host in cluster.hosts}
         if cluster.driver not in names:
             raise PlanError(f"the driver's own node {cluster.driver} is lost.")
         plan = make_cluster_plan(self.request, cluster.only(names), self.wire)
         known = tuple(by_name[node.name] for node in self.found.nodes if node.name in names)
-        return placed_stages(plan, self.bundle, replace(self.found, nodes=known))
+        stages = placed_stages(plan, self.bundle, replace(self.found, nodes=known))
+        return PlacedModel(stages, as_plan(plan))
 
 
 @dataclass(frozen=True)
@@ -92,5 +97,5 @@ def cluster_target(
     if len(plan.replicas) > 1:
         tell(f"the plan has {len(plan.replicas)} copies of the model; this run uses the first one.")
     placed = tuple(placed_stages(plan, bundle, found))
-    replan = PlanAnew(request, bundle, found, wire, placed)
+    replan = PlanAnew(request, bundle, found, wire, placed, as_plan(plan))
     return ClusterTarget(plan, ClusterStart(address, placed, bundle, replan, wire))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 
@@ -161,11 +161,13 @@ def _loaded_memory(service: Service) -> list[LoadedMemory]:
 
 
 def _last_step(service: Service) -> StepSeconds | None:
-    step = service.served.last_step
+    served = service.served
+    step = served.last_step
     if step is None:
         return None
+    measured = dict(zip((one.device for one in served.launches), step.stage_seconds, strict=False))
     return StepSeconds(
-        stages=list(step.stage_seconds),
+        stages=[measured.get(stage.device, 0.0) for stage, _, _ in served.running()],
         lm_head=step.lm_head_seconds,
         hops=step.hop_seconds,
         total=step.total_seconds,
@@ -173,8 +175,6 @@ def _last_step(service: Service) -> StepSeconds | None:
 
 
 def _stages(service: Service) -> list[StageStatus]:
-    served = service.served
-    rows: Any = zip(served.plan.stages, served.launches, served.resident_bytes(), strict=True)
     return [
         StageStatus(
             device=stage.device,
@@ -187,5 +187,5 @@ def _stages(service: Service) -> list[StageStatus]:
             planned_bytes=stage.memory.total_bytes + stage.host_bytes,
             actual_bytes=rss_bytes,
         )
-        for stage, launch, rss_bytes in rows
+        for stage, launch, rss_bytes in service.served.running()
     ]

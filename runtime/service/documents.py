@@ -39,7 +39,7 @@ class Pressure(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether answers can be had: when ``ready``, or ``degraded``, with fewer blocks on a device.
+    """Whether answers can be had: when ``ready``, or ``degraded``, with blocks off their device.
 
     ``degraded`` names what does not run as planned, ``fault`` why there are no answers.
     """

@@ -45,7 +45,7 @@ class Metrics:
             "queue_waiting": "answers that wait for a slot",
             "queue_limit": "answers that may wait",
             "ready": "1 when answers can be had",
-            "degraded": "1 when a device has fewer blocks than planned, because it failed",
+            "degraded": "1 when a device or host that failed has fewer blocks than planned",
         }
         self._gauges = {
             name: Gauge(f"glm_plan_{name}", text, registry=self.registry)
@@ -86,8 +86,7 @@ class Metrics:
             gauge.set(value)
         for per_device in (self._blocks, self._planned, self._actual):
             per_device.clear()
-        loaded = zip(served.plan.stages, served.launches, served.resident_bytes(), strict=True)
-        for stage, launch, rss_bytes in loaded:
+        for stage, launch, rss_bytes in served.running():
             self._blocks.labels(stage.device).set(len(launch.block_files))
             self._planned.labels(stage.device).set(stage.memory.total_bytes + stage.host_bytes)
             self._actual.labels(stage.device).set(rss_bytes)

@@ -22,7 +22,7 @@ from runtime.service.admission import Admission
 from runtime.service.errors import ApiError
 from scheduler.errors import EngineError, GlmPlanError, PlanError
 from scheduler.fewer_blocks import one_block_fewer
-from scheduler.plan import Plan
+from scheduler.plan import Plan, Stage
 
 if TYPE_CHECKING:
     from runtime.cluster.start import ClusterStart
@@ -33,8 +33,8 @@ State = Literal["loading", "ready", "degraded", "restarting", "failed"]
 class ServedModel:
     """A planned bundle and its engine, which runs once `lasting.start` was called.
 
-    `plan` and `launches` are those in force: a device that fails loses blocks, and `degraded` says
-    so.
+    `plan` and `launches` are those in force: a device that fails, or a host of a cluster that is
+    lost, loses blocks, and `degraded` says so.
     """
 
     def __init__(
@@ -46,16 +46,44 @@ class ServedModel:
         start: ClusterStart | None = None,
     ) -> None:
         self._start = start  # on the hosts of a cluster
-        self.plan = plan
+        self._plan = plan  # of the engine's start, as are its launches
         self.bundle = bundle
-        self.launches = launches
+        self._launches = launches
         self.created = int(time.time())
         self.last_step: StepTime | None = None  # of the newest token of any answer
-        self.moved: list[str] = []  # what left its device, and why
+        self._moved: list[str] = []
         self.chat_format: ChatFormat = chat_format_of(bundle)
         self.completion_format = self._completion_format()
+        self.lasting = LastingEngine(self._engine_config(), self._fewer_blocks)
         self.admission = Admission(self.slots, queue)
-        self.lasting = LastingEngine(self._config(), self._fewer_blocks)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force."""
+        placement = self.lasting.placement
+        return (placement and placement.plan) or self._plan
+
+    @property
+    def launches(self) -> list[StageLaunch]:
+        """In the order of step times and restarts; devices that were lost have no blocks."""
+        placement = self.lasting.placement
+        return self._launches if placement is None else list(placement.launches)
+
+    @property
+    def moved(self) -> list[str]:
+        """What left its device, and why."""
+        placement = self.lasting.placement
+        return self._moved if placement is None else [*self._moved, *placement.degraded]
+
+    def running(self) -> list[tuple[Stage, StageLaunch, int]]:
+        """Stages of the plan in force as they run, with their resident bytes."""
+        launches = {one.device: one for one in self.launches}
+        resident = dict(zip(launches, self.resident_bytes(), strict=False))
+        return [
+            (stage, launches[stage.device], resident.get(stage.device, 0))
+            for stage in self.plan.stages
+            if stage.device in launches  # else the stages are moving right now
+        ]
 
     @property
     def state(self) -> State:
@@ -84,7 +112,7 @@ class ServedModel:
     @property
     def slots(self) -> int:
         """Answers that run at once."""
-        return 1 if self.greedy_only else self.plan.slots
+        return 1 if self.greedy_only else self._plan.slots
 
     @property
     def greedy_only(self) -> bool:
@@ -94,13 +122,17 @@ class ServedModel:
     @property
     def context_tokens(self) -> int:
         """Tokens of prompt and answer together."""
-        return min(self.plan.context_tokens, self.bundle.manifest.geometry.max_context)
+        return min(self._plan.context_tokens, self.bundle.manifest.geometry.max_context)
 
     @property
     def fingerprint(self) -> str:
         """A name for all that an answer depends on beside its request."""
         manifest = self.bundle.manifest
-        stages = [(one.backend, one.block_span) for one in self.launches]
+        stages = [
+            (one.backend, one.block_span)
+            for one in self.launches
+            if one.block_files or one.lm_head_file
+        ]
         precisions = [(one.precision, one.lm_head_precision) for one in self.plan.stages]
         identity = f"{manifest.model} {manifest.source_sha256} {stages} {precisions}"
         return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
@@ -108,7 +140,11 @@ class ServedModel:
     @property
     def degraded(self) -> list[str]:
         """What does not run as planned."""
-        fallen = [f"{one.device}: {one.fallback}" for one in self.launches if one.fallback]
+        fallen = [
+            f"{one.device}: {one.fallback}"
+            for one in self.launches
+            if one.fallback and (one.block_files or one.lm_head_file)
+        ]
         return [*fallen, *self.moved]
 
     def engine(self) -> LastingEngine:
@@ -145,22 +181,22 @@ class ServedModel:
         """End the engine; what still runs ends as cancelled."""
         self.lasting.close(at_once=at_once)
 
-    def _config(self) -> EngineConfig:
+    def _engine_config(self) -> EngineConfig:
         level = logging.getLogger().getEffectiveLevel()
-        context = self.plan.context_tokens
-        return EngineConfig(self.bundle, self.launches, context, self.slots, level, self._start)
+        context = self._plan.context_tokens
+        return EngineConfig(self.bundle, self._launches, context, self.slots, level, self._start)
 
     def _fewer_blocks(self, device: str, reason: str) -> EngineConfig:
         """Plan again with a block fewer on a device; PlanError where that is impossible."""
         if self._start is not None:
             raise PlanError("the stages of a cluster are placed anew by their own pipeline.")
         spec = spec_of_bundle(self.bundle)
-        threads = max(launch.threads for launch in self.launches)
-        plan = one_block_fewer(self.plan, spec, device, reason, threads)
+        threads = max(launch.threads for launch in self._launches)
+        plan = one_block_fewer(self._plan, spec, device, reason, threads)
         launches = launches_here(plan, spec, self.bundle)
-        self.moved.append(plan.warnings[-1])
-        self.plan, self.launches = plan, launches
-        return self._config()
+        self._moved.append(plan.warnings[-1])
+        self._plan, self._launches = plan, launches
+        return self._engine_config()
 
     def _completion_format(self) -> ChatFormat:
         """How a bare text becomes a prompt: for ChatGLM as its only question."""

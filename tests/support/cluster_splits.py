@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from runtime.bundle import Bundle, select_variant
-from runtime.cluster.placed import PlacedStage
+from runtime.cluster.placed import PlacedModel, PlacedStage
 from runtime.cluster.ray_door import ClusterNode
 from runtime.launch import StageLaunch
 from scheduler.plan import Precision
@@ -51,7 +51,7 @@ class EvenSplit:
 
     bundle: Bundle
 
-    def __call__(self, present: Sequence[ClusterNode]) -> list[PlacedStage]:
+    def __call__(self, present: Sequence[ClusterNode]) -> PlacedModel:
         """Stages in the order of the nodes' names."""
         workers = [node for node in present if node.name != "a"]
         blocks = self.bundle.manifest.geometry.blocks
@@ -59,4 +59,4 @@ class EvenSplit:
             blocks // len(workers) + (number < blocks % len(workers))
             for number in range(len(workers))
         ]
-        return split(self.bundle, workers, counts)
+        return PlacedModel(split(self.bundle, workers, counts))

@@ -6,8 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
+import psutil
 import pytest
 
 from runtime.bundle import Bundle, open_bundle
@@ -17,6 +17,7 @@ from runtime.cluster.start import ClusterStart
 from runtime.engine import Engine
 from runtime.sampling import Sampling
 from runtime.stream import Stream
+from runtime.supervision import Supervision
 from tests.support.cluster_splits import EvenSplit
 from tests.support.engines import start_engine
 from tests.support.ray_cluster import LocalCluster
@@ -27,9 +28,9 @@ CONTEXT, TOKENS, REQUESTS, SLOTS = 256, 100, 20, 4
 WILD = Sampling(temperature=3.0, top_k=40, seed=2)
 
 
-@pytest.fixture
-def cluster(tmp_path: Any) -> Iterator[LocalCluster]:
-    local = LocalCluster(tmp_path, cpus=(1, 1, 1))
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    local = LocalCluster(tmp_path_factory.mktemp("nodes"), cpus=(1, 1, 1))
     try:
         join(local.address)
         yield local
@@ -59,13 +60,49 @@ def until(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def test_a_killed_process_and_a_killed_node_change_no_answer(cluster: LocalCluster) -> None:
-    """Then the node returns, and is used again when nothing runs."""
+@pytest.fixture(scope="module")
+def expected() -> list[list[int]]:
+    """What one process answers."""
     bundle = open_bundle(TINY_BUNDLE)
     with start_engine(bundle, slots=SLOTS, context=CONTEXT) as engine:
-        expected = [list(stream) for stream in ask(engine, bundle)]
+        return [list(stream) for stream in ask(engine, bundle)]
+
+
+def test_a_stage_that_hangs_is_ended_and_changes_no_answer(
+    cluster: LocalCluster, expected: list[list[int]]
+) -> None:
+    bundle = open_bundle(TINY_BUNDLE)
     replan = EvenSplit(bundle)
-    placed = tuple(replan(nodes()))
+    placed = tuple(replan(nodes()).stages)
+    patience = Supervision(stall_seconds=4.0, token_seconds=0.0)
+    start = ClusterStart("auto", placed, bundle, replan, supervision=patience)
+    with Engine(
+        bundle, start.launches, CONTEXT, slots=SLOTS, cores=2, start_pipeline=start
+    ) as engine:
+        pipeline = engine.pipeline
+        assert isinstance(pipeline, ClusterPipeline)
+        until(lambda: len(pipeline.statuses()) == 2, "the stages do not answer")
+        hung, other = pipeline.statuses()[1]["pid"], pipeline.statuses()[0]["pid"]
+        streams = ask(engine, bundle)
+        given = [next(streams[0]) for _ in range(5)]
+        os.kill(hung, signal.SIGSTOP)
+        answers = [given + list(streams[0]), *(list(stream) for stream in streams[1:])]
+        assert answers == expected
+        assert pipeline.losses == 1
+        assert "c/cpu (mnn:cpu, blocks 4-7) is lost: it made no progress" in str(pipeline.last_loss)
+        assert not psutil.pid_exists(hung)
+        now = [one["pid"] for one in pipeline.statuses()]
+        assert now[0] == other  # what does not hang stays loaded
+        assert now[1] != hung
+
+
+def test_a_killed_process_and_a_killed_node_change_no_answer(
+    cluster: LocalCluster, expected: list[list[int]]
+) -> None:
+    """Then the node returns, and is used again when nothing runs."""
+    bundle = open_bundle(TINY_BUNDLE)
+    replan = EvenSplit(bundle)
+    placed = tuple(replan(nodes()).stages)
     start = ClusterStart("auto", placed, bundle, replan, shared=False)
     with Engine(
         bundle, start.launches, CONTEXT, slots=SLOTS, cores=2, start_pipeline=start
