@@ -72,7 +72,7 @@ export default {
   loading: "loading {0} of {1} parts",
   failed: "failed: {0}",
   restarting: "A device or its driver failed; answers go on in a moment. {0}",
-  degradedNow: "A device failed, so some of its blocks run on the CPU now: answers are slower.",
+  degradedNow: "A device or a host failed, and others run its blocks now: answers are slower.",
   degraded: "Not as planned: {0}",
   unreachable: "The server does not answer. Conversations remain readable.",
   context: "Context",

@@ -72,7 +72,7 @@ export default {
   loading: "已加载 {0}/{1} 个部分",
   failed: "失败：{0}",
   restarting: "设备或其驱动出现故障，回答稍后继续。{0}",
-  degradedNow: "某个设备出现故障，它的部分层现在由 CPU 运行：回答会变慢。",
+  degradedNow: "某个设备或主机出现故障，它的部分层现在由其他设备运行：回答会变慢。",
   degraded: "与计划不符：{0}",
   unreachable: "服务器没有响应。已有对话仍可阅读。",
   context: "上下文",
