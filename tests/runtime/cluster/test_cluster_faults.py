@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -53,6 +54,14 @@ def ask(engine: Engine, bundle: Bundle) -> list[Stream]:
     ]
 
 
+def pauses_of(stream: Stream) -> list[float]:
+    """The two longest waits for a token, in seconds, in their order."""
+    seconds = stream.generation.token_seconds
+    waits = [after - before for before, after in pairwise(seconds)]
+    longest = sorted(range(len(waits)), key=lambda at: waits[at])[-2:]
+    return [waits[at] for at in sorted(longest)]
+
+
 def until(true: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 60
     while not true():
@@ -97,7 +106,7 @@ def test_a_stage_that_hangs_is_ended_and_changes_no_answer(
 
 
 def test_a_killed_process_and_a_killed_node_change_no_answer(
-    cluster: LocalCluster, expected: list[list[int]]
+    cluster: LocalCluster, expected: list[list[int]], record_property: Callable[[str, object], None]
 ) -> None:
     """Then the node returns, and is used again when nothing runs."""
     bundle = open_bundle(TINY_BUNDLE)
@@ -121,6 +130,12 @@ def test_a_killed_process_and_a_killed_node_change_no_answer(
         cluster.kill("c")
         answers = [given + list(streams[0]), *(list(stream) for stream in streams[1:])]
         assert answers == expected
+        pauses = pauses_of(streams[0])
+        record_property(
+            "figure",
+            f"of 20 answers on a cluster, the first paused {pauses[0]:.1f} s for a killed stage,"
+            f" {pauses[1]:.1f} s for a killed node (measured)",
+        )
         assert pipeline.losses == 2
         assert [one.launch.device for one in pipeline.placed] == ["b/cpu"]
         assert pipeline.degraded == ["c is lost; b compute its blocks"]
