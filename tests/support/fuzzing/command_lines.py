@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def command_line(folder: Path) -> Prepared:
     (folder / "config.json").write_text("{}")
 
     def read(content: bytes) -> None:
-        # No system starts a program with a NUL among its words.
-        words = [word.replace("\0", "") for word in json.loads(content) if isinstance(word, str)]
+        words = [word for word in json.loads(content) if isinstance(word, str)]
+        words = [word for word in words if _can_be_given(word)]
         words = [word for word in words if not word.startswith(("--out", "--chart"))]
         said, printed = io.StringIO(), io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
@@ -76,6 +77,14 @@ def command_line(folder: Path) -> Prepared:
 
     seeds = [json.dumps(line.split()).encode() for line in _LINES]
     return read, seeds
+
+
+def _can_be_given(word: str) -> bool:
+    """Whether a system can start a program with this word."""
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
 
 
 def serve_config(folder: Path) -> Prepared:
