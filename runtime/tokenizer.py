@@ -47,7 +47,8 @@ class Tokenizer:
         self._offset = id_offset
         self._pieces = _load(model_path)
         self._newline_piece = self._pieces.PieceToId(NEWLINE)
-        if self._pieces.IsUnknown(self._newline_piece):
+        unknown = self._pieces.IsUnknown(self._newline_piece)
+        if unknown or self._newline_piece not in self._pieces.Encode(NEWLINE):
             raise CheckpointError(
                 f"{model_path} has no piece {NEWLINE}, so it is not the tokenizer of a ChatGLM"
                 " checkpoint; expected its ice_text.model, copy or export it again."
@@ -114,14 +115,19 @@ class Tokenizer:
             return [piece + self._offset for piece in self._pieces.Encode(text)]
         # SentencePiece puts a blank before every text; behind a newline piece it does not.
         pieces = self._pieces.Encode(NEWLINE + text)
-        start = pieces.index(self._newline_piece) + 1
+        # A damaged model may put the newline into a longer piece.
+        start = pieces.index(self._newline_piece) + 1 if self._newline_piece in pieces else 0
         return [piece + self._offset for piece in pieces[start:]]
 
     def _piece(self, token: int) -> str:
-        """The text of a token's piece, empty where SentencePiece has none."""
+        """The text of a token's piece, empty where SentencePiece has none that is text."""
         piece = token - self._offset
-        known = 0 <= piece < self._pieces.GetPieceSize()
-        return str(self._pieces.IdToPiece(piece)) if known else ""
+        if not 0 <= piece < self._pieces.GetPieceSize():
+            return ""
+        try:
+            return str(self._pieces.IdToPiece(piece))
+        except UnicodeDecodeError:
+            return ""
 
 
 class StreamDecoder:

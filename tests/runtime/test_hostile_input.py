@@ -176,6 +176,22 @@ def test_a_sentencepiece_model_with_texts_that_are_none(tmp_path: Path) -> None:
         sentence(caught.value)
 
 
+def test_a_sentencepiece_model_with_one_piece_that_is_no_text(tmp_path: Path) -> None:
+    content = (TINY_CHECKPOINT / "ice_text.model").read_bytes()
+    tokens = open_bundle(TINY_BUNDLE).manifest.tokens
+    assert tokens is not None
+    path = tmp_path / "ice_text.model"
+    for piece in (b"<eop>", b"Paris"):
+        path.write_bytes(content.replace(piece, b"\xbc" * len(piece), 1))
+        tokenizer = Tokenizer(path, tokens)
+        ids = range(1024)
+        assert tokenizer.decode(ids)
+        assert tokenizer.encode("a\nb")
+    path.write_bytes(content.replace(b"<n>", b"<N>", 1))
+    with pytest.raises(CheckpointError, match="has no piece"):
+        Tokenizer(path, tokens)
+
+
 @pytest.mark.parametrize(
     "text", ["\0\x01\x1b[2J\r\n\x7f", "\u202e\u2066\ufeff", "\ud800", "\ufdd0"]
 )
