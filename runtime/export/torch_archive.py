@@ -171,5 +171,5 @@ def _not_a_zip(path: Path, error: Exception) -> str:
             " as safetensors."
         )
     if start.startswith(b"PK"):
-        return f"{path} is cut off or damaged ({error}); download it again."
+        return f"{path} is cut off or damaged ({str(error)[:200]}); download it again."
     return f"{path} is not a PyTorch zip file ({error}); expected what torch.save writes."
