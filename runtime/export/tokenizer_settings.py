@@ -92,7 +92,11 @@ def _chat_template(folder: Path, in_settings: Any) -> str | None:
     elif wrapped.exists():
         found = _read(wrapped).get("chat_template")
     if isinstance(found, list):  # several by name
-        by_name = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        by_name = {
+            one["name"]: one.get("template")
+            for one in found
+            if isinstance(one, dict) and isinstance(one.get("name"), str)
+        }
         found = by_name.get("default")
     if found is None or found == "":
         return None
