@@ -70,7 +70,7 @@ def test_answers_under_way_go_on(server: Server, undisturbed: list[Told], victim
     assert server.client.get("/health").json()["status"] == "ready"
     if victim == "engine":
         assert server.metric("engine_restarts_total") == before + 1
-        assert server.metric("replays_total") >= 2
+        assert server.metric("replays_total") >= 1  # the other one may have ended before
     assert len(workers_of(server)) == 2
     assert server.metric("slots_busy") == 0
 

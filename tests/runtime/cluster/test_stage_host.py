@@ -45,6 +45,9 @@ class CountingStage:
     def drop(self, group: int) -> None:
         self.log.append("drop")
 
+    def grow(self, group: int, rows: int, capacity: int) -> None:
+        self.log.append(f"arrange {rows}")
+
     def settle(self) -> None:
         self.log.append("settle")
 
