@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from scheduler.cluster_plan import CLUSTER_PLAN_SCHEMA, ClusterPlan
-from scheduler.errors import PlanError, UserInputError
+from scheduler.errors import PlanError
 from scheduler.json_file import first_fault, read_document
-from scheduler.whole_file import write_whole
-
-_LARGEST_MIB = 16
-
-
-def cluster_plan_json(plan: ClusterPlan) -> str:
-    """Print a plan as indented JSON, ASCII only."""
-    return json.dumps(plan.model_dump(mode="json", by_alias=True), indent=2)
-
-
-def write_cluster_plan(plan: ClusterPlan, path: Path) -> None:
-    """Write a plan by `write_whole`; raises UserInputError when the file cannot be written."""
-    try:
-        write_whole(path, cluster_plan_json(plan) + "\n")
-    except OSError as error:
-        raise UserInputError(
-            f"The plan cannot be written to {path}: {error.strerror or error}; name a file in a"
-            " directory that exists and can be written to."
-        ) from None
+from scheduler.plan_file import LARGEST_MIB
 
 
 def read_cluster_plan(path: Path) -> ClusterPlan:
@@ -38,7 +19,7 @@ def read_cluster_plan(path: Path) -> ClusterPlan:
     wrong, replicas that share a host, stages that overlap or leave a gap.
     """
     again = "make the plan anew with `glm-plan plan --cluster FILE --out FILE`"
-    document = read_document(path, CLUSTER_PLAN_SCHEMA, _LARGEST_MIB, PlanError, again)
+    document = read_document(path, CLUSTER_PLAN_SCHEMA, LARGEST_MIB, PlanError, again)
     try:
         return ClusterPlan.model_validate(document)
     except ValidationError as error:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from scheduler.errors import PlanError, UserInputError
 from scheduler.json_file import first_fault, read_document
 from scheduler.plan import PLAN_SCHEMA, Plan
 from scheduler.whole_file import write_whole
 
-_LARGEST_MIB = 16
+LARGEST_MIB = 16
 
 
-def plan_json(plan: Plan) -> str:
-    """Print a plan as indented JSON, ASCII only, so that any terminal and pipe takes it."""
+def plan_json(plan: BaseModel) -> str:
+    """Print a plan, of a machine or of a cluster, as indented JSON.
+
+    ASCII only, so that any terminal and pipe takes it.
+    """
     return json.dumps(plan.model_dump(mode="json", by_alias=True), indent=2)
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: BaseModel, path: Path) -> None:
     """Write a plan by `write_whole`; raises UserInputError when the file cannot be written."""
     try:
         write_whole(path, plan_json(plan) + "\n")
@@ -38,7 +41,7 @@ def read_plan(path: Path) -> Plan:
     wrong, stages that overlap or leave a gap.
     """
     again = "make the plan anew with `glm-plan plan --out FILE`"
-    document = read_document(path, PLAN_SCHEMA, _LARGEST_MIB, PlanError, again)
+    document = read_document(path, PLAN_SCHEMA, LARGEST_MIB, PlanError, again)
     try:
         return Plan.model_validate(document)
     except ValidationError as error:

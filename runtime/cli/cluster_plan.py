@@ -61,8 +61,8 @@ def show_cluster_plan(
 ) -> None:
     """Plan, write the JSON where that was asked for, and print."""
     from scheduler.cluster_file import read_cluster
-    from scheduler.cluster_plan_file import cluster_plan_json, write_cluster_plan
     from scheduler.cluster_planner import make_cluster_plan
+    from scheduler.plan_file import plan_json, write_plan
 
     cluster = read_cluster(file)
     plan = make_cluster_plan(request, cluster, wire, str(file))
@@ -72,9 +72,9 @@ def show_cluster_plan(
         told = explain_cluster(plan, request, cluster)
         plan = plan.model_copy(update={"explanation": told})
     if out is not None:
-        write_cluster_plan(plan, out)
+        write_plan(plan, out)
     if as_json:
-        click.echo(cluster_plan_json(plan))
+        click.echo(plan_json(plan))
         return
     from runtime.cli.cluster_view import show
 

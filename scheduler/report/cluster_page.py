@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import Any
 
-from scheduler.errors import UserInputError
 from scheduler.report.chart import Canvas, Chart, Spec, spec_of
 from scheduler.report.cluster_report import ClusterReport, ClusterSize
 from scheduler.report.cluster_words import (
@@ -16,8 +13,7 @@ from scheduler.report.cluster_words import (
     row_of,
     title_of_cluster,
 )
-from scheduler.report.page import resource
-from scheduler.report.render import svg
+from scheduler.report.html import render_page
 from scheduler.report.words import precision_text
 
 _WIDE, _HEIGHT = 460, 250
@@ -25,28 +21,8 @@ _WIDE, _HEIGHT = 460, 250
 
 def cluster_html(report: ClusterReport) -> str:
     """Make the page; every text is escaped. Raises UserInputError where the extra is missing."""
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError:
-        raise UserInputError(
-            "HTML pages need the report extra; install it with `pip install 'glm-plan[report]'`,"
-            " or choose --format md, csv or json."
-        ) from None
-
-    def draw(chart: Chart, narrow: bool) -> Markup:
-        return Markup(svg(chart, narrow))  # noqa: S704 - vl-convert escapes the texts of a chart
-
-    script = resource("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    return environment.from_string(resource("cluster.html.j2")).render(
+    return render_page(
+        "cluster.html.j2",
         report=report,
         title=title_of_cluster(report),
         lead=lead_of_cluster(report),
@@ -54,10 +30,6 @@ def cluster_html(report: ClusterReport) -> str:
         columns=COLUMNS,
         rows=[row_of(size) for size in report.sizes],
         note=NOTE,
-        css=Markup(resource("page.css")),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        script_hash=f"sha256-{digest}",
-        svg=draw,
     )
 
 

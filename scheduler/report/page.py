@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib.resources import files
-
 from scheduler.errors import UserInputError
 from scheduler.report import words
-from scheduler.report.chart import Chart
 from scheduler.report.document import Report
-from scheduler.report.render import svg
+from scheduler.report.html import render_page
 from scheduler.report.summary import figures_of, lead_of, title_of
 from scheduler.report.view import (
     LARGEST_PAGE,
@@ -25,47 +20,20 @@ from scheduler.units import format_size
 def report_html(report: Report) -> str:
     """Make the page.
 
-    Every text is escaped, and the page's own policy lets no script run but the one it brings.
-    Raises UserInputError for more verdicts than a page shows, or where the extra is missing.
+    Raises UserInputError for more verdicts than a page shows, and what `render_page` does.
     """
     if len(report.cells) > LARGEST_PAGE:
         raise UserInputError(
             f"A page of {len(report.cells):,} verdicts cannot be read; the most is"
             f" {LARGEST_PAGE:,}. Choose --format csv or json, or ask for less."
         )
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError:
-        raise UserInputError(
-            "HTML pages need the report extra; install it with `pip install 'glm-plan[report]'`,"
-            " or choose --format md, csv or json."
-        ) from None
-
-    def draw(chart: Chart, narrow: bool) -> Markup:
-        # vl-convert escapes the texts of a chart; the tests hold it to that
-        return Markup(svg(chart, narrow))  # noqa: S704
-
-    script = resource("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    template = environment.from_string(resource("page.html.j2"))
-    return template.render(
+    return render_page(
+        "page.html.j2",
         report=report,
         title=title_of(report),
         lead=lead_of(report.cells),
         figures=figures_of(report),
         models=model_views(report),
-        css=Markup(resource("page.css")),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        script_hash=f"sha256-{digest}",
-        svg=draw,
         verdict_words=words.VERDICT_WORDS,
         marks=words.VERDICT_MARKS,
         meanings=words.MEANINGS,
@@ -94,7 +62,3 @@ def _fixed_part(model: ModelView) -> str:
 def _speed_provenance(model: ModelView) -> str:
     known = {cell.speed_provenance for cell in model.cells}
     return " or ".join(sorted(known))
-
-
-def resource(name: str) -> str:
-    return (files("scheduler.report") / name).read_text(encoding="utf-8")

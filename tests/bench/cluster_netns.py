@@ -28,7 +28,7 @@ from runtime.engine import Engine, Generation
 from runtime.sampling import Sampling
 from scheduler.cluster_file import read_cluster
 from scheduler.cluster_plan import ClusterPlan
-from scheduler.cluster_plan_file import write_cluster_plan
+from scheduler.plan_file import write_plan
 from tests.support.cluster_plans import cpu_request, plan_of_counts
 from tests.support.engines import start_engine
 from tests.support.ray_cluster import OBJECT_STORE_BYTES
@@ -139,7 +139,7 @@ def drive(setting: str, file: Path, tokens: int) -> None:
     stated = plan_of_counts(request, read_cluster(file), COUNTS)
     probed = plan_of_counts(request, discover(nodes()).cluster(), COUNTS)
     plan_file = file.with_suffix(".json")
-    write_cluster_plan(stated, plan_file)
+    write_plan(stated, plan_file)
     told: list[str] = []
     start = cluster_target(address, bundle, request, plan_file, "fp32", told.append).start
     with Engine(bundle, start.launches, CONTEXT, cores=start.cores, start_pipeline=start) as engine:

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from scheduler.cluster import Cluster, Host, Link
 from scheduler.cluster_fit import ClusterQuestion, Fitter
 from scheduler.cluster_plan import ClusterPlan
-from scheduler.cluster_plan_file import cluster_plan_json, read_cluster_plan, write_cluster_plan
+from scheduler.cluster_plan_file import read_cluster_plan
 from scheduler.cluster_planner import make_cluster_plan
 from scheduler.cluster_replicas import best_chains, rate
 from scheduler.errors import PlanError
+from scheduler.plan_file import plan_json, write_plan
 from scheduler.profiles import load_model
 from scheduler.request import PlanRequest
 from scheduler.units import GIB
@@ -54,7 +55,7 @@ def test_plans_keep_budgets_and_come_back_from_json(question: ClusterQuestion) -
         plan = make_cluster_plan(question.request, question.cluster, question.wire)
     except PlanError:
         return
-    assert ClusterPlan.model_validate_json(cluster_plan_json(plan)) == plan
+    assert ClusterPlan.model_validate_json(plan_json(plan)) == plan
     for budget in plan.hosts:
         assert budget.ram.needed_bytes <= (budget.ram.available_bytes or 0)
     for replica in plan.replicas:
@@ -162,12 +163,12 @@ def test_open_precisions_are_settled_as_on_one_machine() -> None:
 def test_files_come_back_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     plan = make_cluster_plan(request(), cluster((16, 8), (16, 8)))
     file = tmp_path / "plan.json"
-    write_cluster_plan(plan, file)
+    write_plan(plan, file)
     assert read_cluster_plan(file) == plan
-    file.write_text(cluster_plan_json(plan).replace("cluster-plan/1", "cluster-plan/0"))
+    file.write_text(plan_json(plan).replace("cluster-plan/1", "cluster-plan/0"))
     with pytest.raises(PlanError, match="expected 'glm-plan/cluster-plan/1'"):
         read_cluster_plan(file)
-    text = cluster_plan_json(plan).replace('"to_host": "h1"', '"to_host": "h7"')
+    text = plan_json(plan).replace('"to_host": "h1"', '"to_host": "h7"')
     file.write_text(text)
     with pytest.raises(PlanError, match="do not lead from stage to stage"):
         read_cluster_plan(file)
