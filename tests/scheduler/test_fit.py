@@ -23,30 +23,12 @@ from scheduler.errors import PlanError
 from scheduler.fit import FitQuestion, Room, fit, try_fit
 from scheduler.fit_search import EXACT_DEVICES, Seat, search
 from scheduler.memory import DRIVER_BYTES, gpu_host_bytes, hop_bytes, stage_memory
-from scheduler.model import ModelSpec
 from scheduler.profiles import load_model
 from scheduler.units import GIB, MIB
+from tests.scheduler.clusters import small_model
 
 CHATGLM = load_model("chatglm-6b")
-SMALL = ModelSpec(
-    name="small",
-    family="chatglm",
-    hidden_size=1024,
-    ffn_size=4096,
-    blocks=5,
-    heads=8,
-    kv_heads=8,
-    head_dim=128,
-    vocab_size=30_000,
-    max_context=2048,
-    norm="layer",
-    gated_mlp=False,
-    qkv_bias=True,
-    attention_output_bias=True,
-    mlp_bias=True,
-    norms_per_block=2,
-    tied_embeddings=True,
-)
+SMALL = small_model(5)
 precisions = st.sampled_from(["fp32", "fp16", "int8", "int4"])
 
 

@@ -118,10 +118,11 @@ os.write(answer, repr([first, loaded, loading, resident("VmHWM") - before]).enco
 """
 
 
-def resident_bytes(mnn: Path, spec: ModelSpec, pairing: str) -> list[int]:
+def resident_bytes(child: str, path: Path, spec: ModelSpec, pairing: str) -> list[int]:
+    """What a process that runs this code finds: bytes at four moments."""
     sizes = (spec.hidden_size, spec.kv_heads, spec.head_dim, TOKENS)
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(mnn), spec.family, pairing, *map(str, sizes)],
+        [sys.executable, "-c", child, str(path), spec.family, pairing, *map(str, sizes)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -164,7 +165,7 @@ def test_blocks_take_what_is_planned(
 ) -> None:
     mnn = tmp_path / "block.mnn"
     convert(block_onnx, mnn, Encoding(precision, weight_block), 0, Event())
-    first, loaded, loading, grown = resident_bytes(mnn, SPEC, "two_halves")
+    first, loaded, loading, grown = resident_bytes(CHILD, mnn, SPEC, "two_halves")
     held = held_block_bytes(SPEC, precision, "cpu")
     assert held * 0.98 < (loaded - first) / 6 < held + 2 * MODULE_BYTES
     copies = loading_bytes(SPEC, "cpu", 1, precision, None)
@@ -182,7 +183,7 @@ def test_a_causal_prompt_takes_what_is_planned_for_its_chunks(
     write_decoder_block(tmp_path / "block.onnx", random_weights(CAUSAL), CAUSAL, 0)
     convert(tmp_path / "block.onnx", tmp_path / "block.mnn", Encoding(precision), 0, Event())
     spec = spec_of(CAUSAL)
-    *_, grown = resident_bytes(tmp_path / "block.mnn", spec, "halves")
+    *_, grown = resident_bytes(CHILD, tmp_path / "block.mnn", spec, "halves")
     cache = kv_cache_bytes(spec, BLOCKS, TOKENS, 1, 4)
     planned = cache + running_bytes(spec, "cpu", BLOCKS, precision, TOKENS, 1, 1)
     inputs = 2 << 20

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from runtime.export.ort_encode import encode
 from runtime.export.ort_encodings import ort_encodings
 from runtime.export.request import ExportRequest
 from scheduler.memory import MODULE_BYTES, held_block_bytes, kv_cache_bytes, running_bytes
-from scheduler.model import ModelSpec, block_bytes
+from scheduler.model import block_bytes
 from scheduler.plan import Precision
 from scheduler.units import MIB
 from tests.bench.decode_growth import measured
@@ -24,10 +22,10 @@ from tests.runtime.export.test_decoder_graph import random_weights
 from tests.scheduler.test_memory_of_mnn import (
     BLOCKS,
     CAUSAL,
-    REPOSITORY,
     SPEC,
     TOKENS,
     block_onnx,
+    resident_bytes,
 )
 from tests.support.tiny import TINY_CHECKPOINT
 
@@ -89,26 +87,12 @@ print([first, loaded, loading, resident("VmHWM") - loaded])
 """
 
 
-def resident_bytes(path: Path, spec: ModelSpec, pairing: str) -> list[int]:
-    sizes = (spec.hidden_size, spec.kv_heads, spec.head_dim, TOKENS)
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), spec.family, pairing, *map(str, sizes)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    numbers: list[int] = json.loads(done.stdout)
-    return numbers
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
 def test_blocks_take_what_is_planned(
     block_onnx: Path, tmp_path: Path, precision: Precision
 ) -> None:
     path = encode(block_onnx, tmp_path / "b.onnx", *ort_encodings(SPEC, (precision,), None))[0]
-    first, loaded, loading, grown = resident_bytes(path, SPEC, "two_halves")
+    first, loaded, loading, grown = resident_bytes(CHILD, path, SPEC, "two_halves")
     held = held_block_bytes(SPEC, precision, "ort")
     assert held * 0.97 < (loaded - first) / 6 < held + 3 * MODULE_BYTES
     mapped = block_bytes(SPEC, precision)  # read while loading, and dropped
@@ -126,7 +110,7 @@ def test_a_causal_prompt_takes_what_is_planned_for_its_chunks(
     write_decoder_block(tmp_path / "block.onnx", random_weights(CAUSAL), CAUSAL, 0)
     encodings = ort_encodings(spec, (precision,), None)
     path = encode(tmp_path / "block.onnx", tmp_path / "b.onnx", *encodings)[0]
-    *_, grown = resident_bytes(path, spec, "halves")
+    *_, grown = resident_bytes(CHILD, path, spec, "halves")
     cache = kv_cache_bytes(spec, BLOCKS, TOKENS, 1, 4)
     planned = cache + running_bytes(spec, "ort", BLOCKS, precision, TOKENS, 1, 1)
     assert planned * 0.92 < grown < planned + 3 * MIB
